@@ -1,0 +1,106 @@
+"""Settings as users give them: a typed object, or a dict with camelCase or snake_case names."""
+
+import difflib
+import math
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, TypeVar, get_args
+
+import msgspec
+from msgspec import Struct
+
+from lmstudio_async.errors import LMStudioTypeError, LMStudioValueError
+
+
+class Config(Struct, rename="camel", omit_defaults=True, kw_only=True):
+    """Base of the settings classes. A field that is None is left to the server."""
+
+
+C = TypeVar("C", bound=Config)
+
+
+def parse_config(cls: type[C], given: "C | Mapping[str, Any] | None", argument: str) -> C:
+    """Check settings and return them as an instance of `cls`.
+
+    Raises LMStudioTypeError or LMStudioValueError, naming `argument` and the field, for unknown
+    fields, wrong types and values out of range.
+    """
+    if given is None:
+        return cls()
+    if isinstance(given, cls):
+        # A msgspec Struct does not check what its constructor is given.
+        fields: Any = msgspec.to_builtins(given)
+    elif isinstance(given, Mapping):
+        fields = _with_wire_names(cls, given, argument)
+    else:
+        raise LMStudioTypeError(
+            f"{argument} must be a {cls.__name__} or a dict, not {type(given).__name__}"
+        )
+    _refuse_non_finite(fields, argument)
+    try:
+        return msgspec.convert(fields, cls)
+    except msgspec.ValidationError as error:
+        reason = str(error).replace("`$", f"`{argument}")
+        if reason.startswith("Expected") and ", got" in reason:
+            raise LMStudioTypeError(f"{argument}: {reason}") from None
+        raise LMStudioValueError(f"{argument}: {reason}") from None
+
+
+@cache
+def _wire_names(cls: type[Struct]) -> dict[str, str]:
+    """Both spellings of each field, to its name on the wire."""
+    wire = {}
+    for field in msgspec.structs.fields(cls):
+        wire[field.name] = wire[field.encode_name] = field.encode_name
+        # Python's usual snake_case of names such as offloadKVCacheToGpu.
+        wire[_snake_case(field.encode_name)] = field.encode_name
+    return wire
+
+
+def _snake_case(name: str) -> str:
+    out = ""
+    for before, char, after in zip(" " + name, name, name[1:] + " ", strict=False):
+        if char.isupper() and (not before.isupper() or after.islower()):
+            out += "_"
+        out += char.lower()
+    return out
+
+
+def _with_wire_names(cls: type[Struct], given: Mapping[str, Any], path: str) -> dict[str, Any]:
+    names = _wire_names(cls)
+    nested = {field.encode_name: _struct_type(field.type) for field in msgspec.structs.fields(cls)}
+    fields: dict[str, Any] = {}
+    for name, value in given.items():
+        wire_name = names.get(name) if isinstance(name, str) else None
+        if wire_name is None:
+            close = difflib.get_close_matches(str(name), names, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it takes: {', '.join(sorted(names))}"
+            raise LMStudioValueError(f"{path} has no field {name!r}; {hint}")
+        if wire_name in fields:
+            raise LMStudioValueError(f"{path} gives {wire_name!r} twice")
+        struct = nested[wire_name]
+        if struct is not None and isinstance(value, Mapping):
+            value = _with_wire_names(struct, value, f"{path}.{name}")
+        elif isinstance(value, Struct):
+            value = msgspec.to_builtins(value)
+        fields[wire_name] = value
+    return fields
+
+
+def _struct_type(annotation: Any) -> type[Struct] | None:
+    for option in (annotation, *get_args(annotation)):
+        if isinstance(option, type) and issubclass(option, Struct):
+            return option
+    return None
+
+
+def _refuse_non_finite(value: Any, path: str) -> None:
+    # JSON has neither NaN nor infinity; msgspec would quietly send null.
+    if isinstance(value, float) and not math.isfinite(value):
+        raise LMStudioValueError(f"{path} must be a finite number, not {value}")
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _refuse_non_finite(inner, f"{path}.{name}")
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _refuse_non_finite(inner, path)
