@@ -1,21 +1,21 @@
 """Exceptions of the SDK. Names equal the official SDK's where the meaning is the same.
 
-    LMStudioError
-    ├── LMStudioClientError                 found on this side of the connection
-    │   ├── LMStudioWebsocketError          no connection, or the connection was lost
-    │   └── LMStudioCancelledError          the operation was cancelled
-    ├── LMStudioServerError                 reported by the server
-    │   ├── LMStudioModelNotFoundError
-    │   ├── LMStudioModelUnloadedError
-    │   ├── LMStudioPresetNotFoundError
-    │   ├── LMStudioPredictionError
-    │   ├── LMStudioChannelClosedError
-    │   └── LMStudioProtocolError           the two sides do not understand each other
-    ├── LMStudioTimeoutError                also a TimeoutError
-    ├── LMStudioValueError                  also a ValueError: nothing was sent
-    ├── LMStudioTypeError                   also a TypeError: nothing was sent
-    ├── LMStudioRuntimeError                also a RuntimeError: calls in a wrong order
-    └── LMStudioUnloadError                 an exception group: scopes that could not unload
+LMStudioError
+├── LMStudioClientError                 found on this side of the connection
+│   ├── LMStudioWebsocketError          no connection, or the connection was lost
+│   └── LMStudioCancelledError          the operation was cancelled
+├── LMStudioServerError                 reported by the server
+│   ├── LMStudioModelNotFoundError
+│   ├── LMStudioModelUnloadedError
+│   ├── LMStudioPresetNotFoundError
+│   ├── LMStudioPredictionError
+│   ├── LMStudioChannelClosedError
+│   └── LMStudioProtocolError           the two sides do not understand each other
+├── LMStudioTimeoutError                also a TimeoutError
+├── LMStudioValueError                  also a ValueError: nothing was sent
+├── LMStudioTypeError                   also a TypeError: nothing was sent
+├── LMStudioRuntimeError                also a RuntimeError: calls in a wrong order
+└── LMStudioUnloadError                 an exception group: scopes that could not unload
 """
 
 from collections.abc import Sequence

@@ -4,7 +4,7 @@ import difflib
 import math
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
 import msgspec
 from msgspec import Struct
@@ -12,7 +12,7 @@ from msgspec import Struct
 from lmstudio_async.errors import LMStudioTypeError, LMStudioValueError
 
 
-class Config(Struct, rename="camel", omit_defaults=True, kw_only=True):
+class Config(Struct, rename="camel", omit_defaults=True, repr_omit_defaults=True, kw_only=True):
     """Base of the settings classes. A field that is None is left to the server."""
 
 
@@ -27,16 +27,14 @@ def parse_config(cls: type[C], given: "C | Mapping[str, Any] | None", argument: 
     """
     if given is None:
         return cls()
-    if isinstance(given, cls):
-        # A msgspec Struct does not check what its constructor is given.
-        fields: Any = msgspec.to_builtins(given)
-    elif isinstance(given, Mapping):
-        fields = _with_wire_names(cls, given, argument)
-    else:
+    if not isinstance(given, cls | Mapping):
         raise LMStudioTypeError(
             f"{argument} must be a {cls.__name__} or a dict, not {type(given).__name__}"
         )
-    _refuse_non_finite(fields, argument)
+    # A msgspec Struct does not check what its constructor is given, so it is taken apart as well.
+    plain = _plain(given, argument)
+    fields = _with_wire_names(cls, plain, argument)
+    _refuse_inexact_numbers(fields, argument)
     try:
         return msgspec.convert(fields, cls)
     except msgspec.ValidationError as error:
@@ -74,15 +72,15 @@ def _with_wire_names(cls: type[Struct], given: Mapping[str, Any], path: str) -> 
         wire_name = names.get(name) if isinstance(name, str) else None
         if wire_name is None:
             close = difflib.get_close_matches(str(name), names, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"it takes: {', '.join(sorted(names))}"
+            hint = (
+                f"did you mean {close[0]!r}?" if close else f"it takes: {', '.join(sorted(names))}"
+            )
             raise LMStudioValueError(f"{path} has no field {name!r}; {hint}")
         if wire_name in fields:
             raise LMStudioValueError(f"{path} gives {wire_name!r} twice")
         struct = nested[wire_name]
-        if struct is not None and isinstance(value, Mapping):
+        if struct is not None and isinstance(value, dict):
             value = _with_wire_names(struct, value, f"{path}.{name}")
-        elif isinstance(value, Struct):
-            value = msgspec.to_builtins(value)
         fields[wire_name] = value
     return fields
 
@@ -94,13 +92,31 @@ def _struct_type(annotation: Any) -> type[Struct] | None:
     return None
 
 
-def _refuse_non_finite(value: Any, path: str) -> None:
-    # JSON has neither NaN nor infinity; msgspec would quietly send null.
+def _plain(given: Any, argument: str) -> dict[str, Any]:
+    """Settings as dicts, lists and scalars, all the way down."""
+
+    def as_dict(value: Any) -> dict[Any, Any]:
+        if isinstance(value, Mapping):
+            return dict(value)
+        raise LMStudioTypeError(
+            f"{argument} holds a value of type {type(value).__name__}, which JSON cannot carry"
+        )
+
+    # bytes would become text in base64, which passes where text is wanted.
+    plain = msgspec.to_builtins(given, builtin_types=(bytes, bytearray), enc_hook=as_dict)
+    return cast(dict[str, Any], plain)
+
+
+def _refuse_inexact_numbers(value: Any, path: str) -> None:
+    # JSON has neither NaN nor infinity; msgspec would quietly send null. Beyond 2**53 the server,
+    # whose numbers are all floats, would take another number than the one given.
     if isinstance(value, float) and not math.isfinite(value):
         raise LMStudioValueError(f"{path} must be a finite number, not {value}")
+    if isinstance(value, int) and abs(value) > 2**53:
+        raise LMStudioValueError(f"{path} must lie between -2**53 and 2**53, not be {value}")
     if isinstance(value, dict):
         for name, inner in value.items():
-            _refuse_non_finite(inner, f"{path}.{name}")
-    elif isinstance(value, list | tuple):
+            _refuse_inexact_numbers(inner, f"{path}.{name}")
+    elif isinstance(value, list):
         for inner in value:
-            _refuse_non_finite(inner, path)
+            _refuse_inexact_numbers(inner, path)

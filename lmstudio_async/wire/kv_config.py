@@ -100,7 +100,7 @@ def encode_settings(config: Config, settings: Iterable[Setting]) -> list[KvField
 def decode_settings(
     cls: type[C], values: dict[str, Any], settings: Iterable[Setting], **known: Any
 ) -> C:
-    """The settings object that `values`, by KV key, stands for. Keys without a field are skipped."""
+    """The settings object that `values`, by KV key, stand for; other keys are skipped."""
     for setting in settings:
         value = values.get(setting.key)
         if value is not None:

@@ -138,7 +138,8 @@ class LlmLoadModelConfig(Config, forbid_unknown_fields=True):
             or not isinstance(self.prompt_template.get("jinjaPromptTemplate"), dict)
         ):
             raise ValueError(
-                'prompt_template must be {"type": "jinja", "jinjaPromptTemplate": {"template": ...}}'
+                'prompt_template must be {"type": "jinja", '
+                '"jinjaPromptTemplate": {"template": ...}}'
             )
 
 

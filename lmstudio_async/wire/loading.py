@@ -149,7 +149,9 @@ class UsageEstimate(Struct, rename="camel", frozen=True):
     passes_guardrails: bool
 
 
-ProcessingStatus: TypeAlias = Literal["idle", "processingPrompt", "generating", "computingEmbedding"]
+ProcessingStatus: TypeAlias = Literal[
+    "idle", "processingPrompt", "generating", "computingEmbedding"
+]
 
 
 class ProcessingState(Struct, frozen=True):

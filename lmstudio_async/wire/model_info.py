@@ -23,13 +23,19 @@ class Quantization(Struct, frozen=True):
 
 
 class ModelInfo(
-    Struct, rename="camel", omit_defaults=True, kw_only=True, frozen=True, tag_field="type"
+    Struct,
+    rename="camel",
+    omit_defaults=True,
+    repr_omit_defaults=True,
+    kw_only=True,
+    frozen=True,
+    tag_field="type",
 ):
     """A model on disk, of any kind.
 
     `model_key` is what `.model()` takes, `path` the file below the server's models folder,
-    `size_bytes` the size of the weights in bytes, `max_context_length` in tokens. `device_identifier` names
-    the machine that holds the model, None for the server's own.
+    `size_bytes` the size of the weights in bytes, `max_context_length` in tokens.
+    `device_identifier` names the machine that holds the model, None for the server's own.
     """
 
     model_key: str
@@ -53,7 +59,7 @@ class ModelInfo(
         return str(self.__struct_config__.tag)
 
 
-class LlmInfo(ModelInfo, frozen=True, tag="llm"):
+class LlmInfo(ModelInfo, kw_only=True, frozen=True, tag="llm"):
     """An LLM on disk. `vision`: takes images; `trained_for_tool_use`: knows tool calls."""
 
     vision: bool = field(default_factory=bool)
@@ -64,7 +70,7 @@ class EmbeddingModelInfo(ModelInfo, frozen=True, tag="embedding"):
     """An embedding model on disk."""
 
 
-class LlmInstanceInfo(LlmInfo, frozen=True, tag="llm"):
+class LlmInstanceInfo(LlmInfo, kw_only=True, frozen=True, tag="llm"):
     """A loaded LLM.
 
     `identifier` is unique among what is loaded, `instance_reference` names exactly this load.
@@ -79,7 +85,7 @@ class LlmInstanceInfo(LlmInfo, frozen=True, tag="llm"):
     context_length: int = field(default_factory=int)
 
 
-class EmbeddingModelInstanceInfo(EmbeddingModelInfo, frozen=True, tag="embedding"):
+class EmbeddingModelInstanceInfo(EmbeddingModelInfo, kw_only=True, frozen=True, tag="embedding"):
     """A loaded embedding model. Fields as in `LlmInstanceInfo`."""
 
     identifier: str
@@ -93,7 +99,7 @@ AnyModelInfo: TypeAlias = LlmInfo | EmbeddingModelInfo
 AnyInstanceInfo: TypeAlias = LlmInstanceInfo | EmbeddingModelInstanceInfo
 
 
-class ModelQuery(Struct, rename="camel", omit_defaults=True, kw_only=True):
+class ModelQuery(Struct, rename="camel", omit_defaults=True, repr_omit_defaults=True, kw_only=True):
     """Conditions on a loaded model; an empty query matches any of the namespace."""
 
     domain: Literal["llm", "embedding", "drafter", "imageGen", "transcription", "tts"] | None = None

@@ -147,7 +147,14 @@ StopReason: TypeAlias = Literal[
 ]
 
 
-class LlmPredictionStats(Struct, rename="camel", omit_defaults=True, kw_only=True, frozen=True):
+class LlmPredictionStats(
+    Struct,
+    rename="camel",
+    omit_defaults=True,
+    repr_omit_defaults=True,
+    kw_only=True,
+    frozen=True,
+):
     """Figures of a finished prediction.
 
     `stop_reason` says why it ended, `stop_string` which one was found. Times are in seconds,
@@ -193,3 +200,24 @@ class PredictionSuccessPacket(_Packet, tag="success"):
 
 
 PredictPacket: TypeAlias = FragmentPacket | PromptProcessingProgressPacket | PredictionSuccessPacket
+
+
+class ApplyPromptTemplateOptions(Struct, rename="camel", omit_defaults=True, kw_only=True):
+    """What to leave out of a formatted prompt, and the tools to offer in it, in protocol form."""
+
+    omit_bos_token: bool | None = None
+    omit_eos_token: bool | None = None
+    tool_definitions: list[dict[str, Any]] | None = None
+
+
+class ApplyPromptTemplateParameter(Struct, rename="camel", kw_only=True):
+    """Parameter of `applyPromptTemplate`."""
+
+    specifier: ModelSpecifier
+    history: ChatHistory
+    prediction_config_stack: KvConfigStack
+    opts: ApplyPromptTemplateOptions
+
+
+class ApplyPromptTemplateResult(Struct):
+    formatted: str

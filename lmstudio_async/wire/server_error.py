@@ -80,7 +80,7 @@ def server_exception(raw: bytes | msgspec.Raw, asked: str, server: str) -> LMStu
     """
     try:
         error = msgspec.json.decode(raw, type=ServerError)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         error = ServerError(title=bytes(raw).decode(errors="replace"))
     exception = _EXCEPTIONS.get(error.code or "", LMStudioServerError)
     return exception(f"{asked} failed on {server}: {_describe(error)}", error)
@@ -114,5 +114,7 @@ def _list_sample(what: str, sample: list[Any], total: Any) -> str:
         str(entry.get("identifier", entry)) if isinstance(entry, dict) else str(entry)
         for entry in sample
     )
-    more = f" and {total - len(sample)} more" if isinstance(total, int) and total > len(sample) else ""
+    more = (
+        f" and {total - len(sample)} more" if isinstance(total, int) and total > len(sample) else ""
+    )
     return f"{what}: {names}{more}"

@@ -1,0 +1,119 @@
+"""The public names, all of them. The package imports this module when it is first used."""
+
+from lmstudio_async.client import Client
+from lmstudio_async.client import Client as AsyncClient
+from lmstudio_async.default_client import (
+    configure_default_client,
+    embedding_model,
+    get_default_client,
+    list_downloaded_models,
+    list_loaded_models,
+    llm,
+)
+from lmstudio_async.errors import (
+    LMStudioCancelledError,
+    LMStudioChannelClosedError,
+    LMStudioClientError,
+    LMStudioError,
+    LMStudioModelNotFoundError,
+    LMStudioModelUnloadedError,
+    LMStudioPredictionError,
+    LMStudioPresetNotFoundError,
+    LMStudioProtocolError,
+    LMStudioRuntimeError,
+    LMStudioServerError,
+    LMStudioTimeoutError,
+    LMStudioTypeError,
+    LMStudioUnloadError,
+    LMStudioValueError,
+    LMStudioWebsocketError,
+)
+from lmstudio_async.models.embedding import EmbeddingModel
+from lmstudio_async.models.embedding import EmbeddingModel as AsyncEmbeddingModel
+from lmstudio_async.models.llm import LLM
+from lmstudio_async.models.llm import LLM as AsyncLLM
+from lmstudio_async.models.prediction import PredictionResult, PredictionStream
+from lmstudio_async.models.scope import ModelScope
+from lmstudio_async.namespaces.downloaded import DownloadedEmbeddingModel, DownloadedLlm
+from lmstudio_async.version import __version__
+from lmstudio_async.wire.load_config import (
+    EmbeddingLoadModelConfig,
+    GpuSetting,
+    LlmLoadModelConfig,
+    MlxKvCacheQuantization,
+)
+from lmstudio_async.wire.loading import (
+    MemoryEstimate,
+    ProcessingState,
+    ServerInfo,
+    ServerVersion,
+    UsageEstimate,
+)
+from lmstudio_async.wire.model_info import (
+    EmbeddingModelInfo,
+    EmbeddingModelInstanceInfo,
+    LlmInfo,
+    LlmInstanceInfo,
+    ModelQuery,
+    Quantization,
+)
+from lmstudio_async.wire.prediction import LlmPredictionFragment, LlmPredictionStats
+from lmstudio_async.wire.prediction_config import LlmPredictionConfig, LlmReasoningParsing
+from lmstudio_async.wire.server_error import ServerError
+
+__all__ = [
+    "__version__",
+    "AsyncClient",
+    "AsyncEmbeddingModel",
+    "AsyncLLM",
+    "Client",
+    "DownloadedEmbeddingModel",
+    "DownloadedLlm",
+    "EmbeddingLoadModelConfig",
+    "EmbeddingModel",
+    "EmbeddingModelInfo",
+    "EmbeddingModelInstanceInfo",
+    "GpuSetting",
+    "LLM",
+    "LMStudioCancelledError",
+    "LMStudioChannelClosedError",
+    "LMStudioClientError",
+    "LMStudioError",
+    "LMStudioModelNotFoundError",
+    "LMStudioModelUnloadedError",
+    "LMStudioPredictionError",
+    "LMStudioPresetNotFoundError",
+    "LMStudioProtocolError",
+    "LMStudioRuntimeError",
+    "LMStudioServerError",
+    "LMStudioTimeoutError",
+    "LMStudioTypeError",
+    "LMStudioUnloadError",
+    "LMStudioValueError",
+    "LMStudioWebsocketError",
+    "LlmInfo",
+    "LlmInstanceInfo",
+    "LlmLoadModelConfig",
+    "LlmPredictionConfig",
+    "LlmPredictionFragment",
+    "LlmPredictionStats",
+    "LlmReasoningParsing",
+    "MemoryEstimate",
+    "MlxKvCacheQuantization",
+    "ModelQuery",
+    "ModelScope",
+    "PredictionResult",
+    "PredictionStream",
+    "ProcessingState",
+    "Quantization",
+    "ServerError",
+    "ServerInfo",
+    "ServerVersion",
+    "UsageEstimate",
+    "configure_default_client",
+    "embedding_model",
+    "get_default_client",
+    "list_downloaded_models",
+    "list_loaded_models",
+    "llm",
+]

@@ -1,0 +1,33 @@
+"""Handles of embedding models."""
+
+from collections.abc import Iterable
+from typing import overload
+
+from lmstudio_async.arguments import check_text, check_texts
+from lmstudio_async.models.handle import ModelHandle
+from lmstudio_async.models.kinds import EMBEDDING_KIND
+from lmstudio_async.wire.load_config import EmbeddingLoadModelConfig
+from lmstudio_async.wire.loading import EmbeddingResult, TextParameter
+from lmstudio_async.wire.model_info import EmbeddingModelInstanceInfo
+
+
+class EmbeddingModel(ModelHandle[EmbeddingModelInstanceInfo, EmbeddingLoadModelConfig]):
+    """A loaded embedding model."""
+
+    _kind = EMBEDDING_KIND
+
+    @overload
+    async def embed(self, input: str) -> list[float]: ...  # type: ignore[overload-overlap]
+    @overload
+    async def embed(self, input: Iterable[str]) -> list[list[float]]: ...
+    async def embed(self, input: str | Iterable[str]) -> list[float] | list[list[float]]:
+        """The vector of a text, or those of several, in order."""
+        if isinstance(input, str):
+            return await self._embed(check_text("input", input))
+        return await self._for_each(self._embed, check_texts("input", input))
+
+    async def _embed(self, text: str) -> list[float]:
+        result: EmbeddingResult = await self._call(
+            "embedString", TextParameter(self._specifier, text), EmbeddingResult
+        )
+        return result.embedding

@@ -1,0 +1,1 @@
+"""What a client offers, a namespace for each WebSocket: `llm`, `embedding`, `system`."""

@@ -1,0 +1,165 @@
+"""asyncio and uvloop: aiohttp's WebSocket client."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
+from typing import TypeVar
+
+import aiohttp
+import anyio
+from aiohttp import WSMsgType
+
+from lmstudio_async.errors import LMStudioRuntimeError, LMStudioWebsocketError
+from lmstudio_async.transport.base import MAX_FRAME_BYTES, BackgroundTasks, WebSocket
+
+T = TypeVar("T")
+
+_logger = logging.getLogger("lmstudio_async")
+
+# How long to wait for the server's half of the closing handshake, in seconds.
+_CLOSE_TIMEOUT = 1.0
+
+
+class AsyncioBackend:
+    def __init__(self) -> None:
+        try:
+            self._loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise LMStudioRuntimeError(
+                "lmstudio_async needs a running event loop: call it from async code on asyncio "
+                "or trio"
+            ) from None
+
+    def loop_token(self) -> Hashable:
+        return self._loop
+
+    def background_tasks(self) -> BackgroundTasks:
+        return _Tasks(self._loop)
+
+    async def connect(self, url: str, server: str) -> WebSocket:
+        session = aiohttp.ClientSession()
+        try:
+            socket = await session.ws_connect(
+                url,
+                max_msg_size=MAX_FRAME_BYTES,
+                decode_text=False,
+                timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_TIMEOUT),
+            )
+        except BaseException as error:
+            await session.close()
+            if isinstance(error, aiohttp.ClientError | OSError):
+                raise LMStudioWebsocketError(
+                    f"no connection to LM Studio at {server}: {error}"
+                ) from error
+            raise
+        return _AiohttpWebSocket(session, socket, server)
+
+    async def run_shielded(self, function: Callable[[], Awaitable[T]]) -> T:
+        async def run() -> T:
+            return await function()
+
+        task = self._loop.create_task(run())
+        cancelled: asyncio.CancelledError | None = None
+        # anyio's shield holds off its own cancel scopes, but not task.cancel(), which time-outs
+        # and asyncio.run() use: that arrives here as an exception and is passed on later.
+        with anyio.CancelScope(shield=True):
+            while not task.done():
+                try:
+                    await asyncio.wait([task])
+                except asyncio.CancelledError as error:
+                    cancelled = error
+        if cancelled is not None:
+            if not task.cancelled() and (error_below := task.exception()) is not None:
+                _logger.error("failed while being cancelled", exc_info=error_below)
+            raise cancelled
+        return task.result()
+
+    def at_loop_end(self, function: Callable[[], Awaitable[None]]) -> object:
+        # The loop finalizes async generators after it has cancelled all tasks, so the tasks can
+        # still use what `function` will close. It learns of a generator at its first step, which
+        # this one makes without suspending.
+        generator = _until_finalized(function)
+        with contextlib.suppress(StopIteration):
+            anext(generator).__await__().__next__()
+        return generator
+
+
+async def _until_finalized(function: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        await function()
+
+
+class _Tasks:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._crashes: list[BaseException] = []
+
+    def spawn(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
+        async def run() -> None:
+            await function(*args)
+
+        task = self._loop.create_task(run(), name=function.__qualname__)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def spawn_soon(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self.spawn, function, *args)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _logger.error("background task %s crashed", task.get_name(), exc_info=error)
+            self._crashes.append(error)
+
+    async def aclose(self) -> None:
+        while self._tasks:
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        if self._crashes:
+            raise BaseExceptionGroup("background tasks crashed", self._crashes)
+
+
+class _AiohttpWebSocket:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        socket: "aiohttp.ClientWebSocketResponse[bool]",
+        server: str,
+    ) -> None:
+        self._session = session
+        self._socket = socket
+        self._server = server
+
+    async def send(self, frame: bytes) -> None:
+        try:
+            await self._socket.send_frame(frame, WSMsgType.TEXT)
+        except (aiohttp.ClientError, OSError) as error:
+            raise LMStudioWebsocketError(
+                f"the connection to LM Studio at {self._server} was lost: {error}"
+            ) from error
+
+    async def receive(self) -> bytes:
+        while True:
+            message = await self._socket.receive()
+            if message.type is WSMsgType.TEXT:
+                data: bytes = message.data
+                return data
+            if message.type is not WSMsgType.BINARY:
+                raise LMStudioWebsocketError(
+                    f"the connection to LM Studio at {self._server} was lost "
+                    f"(close code {self._socket.close_code})"
+                )
+            _logger.warning("skipped a binary frame from %s", self._server)
+
+    async def aclose(self) -> None:
+        try:
+            await self._socket.close()
+        finally:
+            await self._session.close()

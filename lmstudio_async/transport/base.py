@@ -1,0 +1,58 @@
+"""The interface that each event loop fulfils."""
+
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+
+# Larger frames are refused by both sides. A million tokens are 8 MB of JSON.
+MAX_FRAME_BYTES = 64 * 1024 * 1024
+
+
+class WebSocket(Protocol):
+    """One connected WebSocket that carries text frames."""
+
+    async def send(self, frame: bytes) -> None:
+        """Send a text frame, whole or not at all. Raises LMStudioWebsocketError."""
+
+    async def receive(self) -> bytes:
+        """The next text frame. Raises LMStudioWebsocketError when no more will come."""
+
+    async def aclose(self) -> None:
+        """Close the socket. Never raises for a connection that is broken already."""
+
+
+class BackgroundTasks(Protocol):
+    """Tasks that belong to one client rather than to the task that started them.
+
+    They are no children of the caller: no cancel scope spans the time between opening and closing
+    a client, so on asyncio these may happen in different tasks. `aclose` awaits every one.
+    """
+
+    def spawn(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Start a task now. After `aclose` has begun, still possible until it is done."""
+
+    def spawn_soon(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Start a task from anywhere: another thread, a finalizer. Nothing if the loop is over."""
+
+    async def aclose(self) -> None:
+        """Cancel the tasks and wait until they have ended. Raises what a task died of."""
+
+
+class Backend(Protocol):
+    """An event loop."""
+
+    def loop_token(self) -> Hashable:
+        """An object that stands for the running event loop, and can be weakly referenced."""
+
+    def background_tasks(self) -> BackgroundTasks:
+        """An owner for tasks, empty as yet."""
+
+    async def connect(self, url: str, server: str) -> WebSocket:
+        """Open a WebSocket. Raises LMStudioWebsocketError, naming `server`."""
+
+    async def run_shielded(self, function: Callable[[], Awaitable[T]]) -> T:
+        """Run to the end even if the calling task is cancelled; the cancellation comes after."""
+
+    def at_loop_end(self, function: Callable[[], Awaitable[None]]) -> object:
+        """Have `function` run when the event loop ends. Keep the returned object until then."""
