@@ -133,7 +133,13 @@ class Connection:
     async def _send(self, frame: bytes) -> None:
         if self.closed:
             raise self._lost()
-        await self._socket.send(frame)
+        try:
+            await self._socket.send(frame)
+        except LMStudioWebsocketError:
+            # The reader may take a moment to notice; whoever tries again must not meet this one.
+            self.closed = True
+            self._reading.cancel()
+            raise
 
     async def _read(self) -> None:
         error: LMStudioWebsocketError | None = None

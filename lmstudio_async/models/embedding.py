@@ -7,7 +7,7 @@ from lmstudio_async.arguments import check_text, check_texts
 from lmstudio_async.models.handle import ModelHandle
 from lmstudio_async.models.kinds import EMBEDDING_KIND
 from lmstudio_async.wire.load_config import EmbeddingLoadModelConfig
-from lmstudio_async.wire.loading import EmbeddingResult, TextParameter
+from lmstudio_async.wire.loading import EmbeddingResult, EmbedParameter
 from lmstudio_async.wire.model_info import EmbeddingModelInstanceInfo
 
 
@@ -28,6 +28,6 @@ class EmbeddingModel(ModelHandle[EmbeddingModelInstanceInfo, EmbeddingLoadModelC
 
     async def _embed(self, text: str) -> list[float]:
         result: EmbeddingResult = await self._call(
-            "embedString", TextParameter(self._specifier, text), EmbeddingResult
+            "embedString", EmbedParameter(self._specifier, text), EmbeddingResult
         )
         return result.embedding

@@ -102,9 +102,16 @@ class FindParameter(Struct, rename="camel"):
 
 
 class TextParameter(Struct, rename="camel"):
-    """Parameter of `tokenize`, `countTokens` and `embedString`."""
+    """Parameter of `tokenize` and `countTokens`."""
 
     specifier: ModelSpecifier
+    input_string: str
+
+
+class EmbedParameter(Struct, rename="camel"):
+    """Parameter of `embedString`, which names the specifier otherwise."""
+
+    model_specifier: ModelSpecifier
     input_string: str
 
 

@@ -113,6 +113,10 @@ ServerMessage: TypeAlias = (
 )
 
 encode = msgspec.json.Encoder().encode
+
+# What decoding raises for input that is not as it should be.
+DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 decode_client_message: "msgspec.json.Decoder[ClientMessage]" = msgspec.json.Decoder(ClientMessage)
 decode_server_message: "msgspec.json.Decoder[ServerMessage]" = msgspec.json.Decoder(ServerMessage)
 

@@ -1,0 +1,40 @@
+"""The behaviour suite runs on three event loops; nothing may be left over after a test."""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import anyio
+import pytest
+
+import lmstudio_async as lms
+from tests.scripted_server import ScriptedServer
+
+LOOPS = [
+    pytest.param(("asyncio", {"debug": True}), id="asyncio"),
+    pytest.param(("asyncio", {"debug": True, "use_uvloop": True}), id="uvloop"),
+    pytest.param(("trio", {}), id="trio"),
+]
+
+
+@pytest.fixture(params=LOOPS)
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    """The event loop; tests marked `anyio` run on each."""
+    return request.param
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedServer]:
+    """A scripted server. What was sent must have kept to the protocol, and be over."""
+    with ScriptedServer() as server:
+        yield server
+        server.wait_until(lambda: not server.open_sockets)
+        assert server.contract_violations == []
+
+
+@pytest.fixture
+async def client(server: ScriptedServer, anyio_backend: Any) -> AsyncIterator[lms.Client]:
+    """A client of the scripted server."""
+    before = len(anyio.get_running_tasks())
+    async with lms.Client(server.api_host) as client:
+        yield client
+    assert len(anyio.get_running_tasks()) == before
