@@ -7,7 +7,10 @@ import anyio
 import pytest
 
 import lmstudio_async as lms
+from lmstudio_async.embedded import EmbeddedServer, starter_model
 from tests.scripted_server import ScriptedServer
+
+STARTER = "smollm2-135m-instruct"
 
 LOOPS = [
     pytest.param(("asyncio", {"debug": True}), id="asyncio"),
@@ -38,3 +41,14 @@ async def client(server: ScriptedServer, anyio_backend: Any) -> AsyncIterator[lm
     async with lms.Client(server.api_host) as client:
         yield client
     assert len(anyio.get_running_tasks()) == before
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[EmbeddedServer]:
+    """The embedded server with the starter model, under the names that the documentation uses."""
+    starter_model()
+    with EmbeddedServer(
+        aliases={"qwen3-4b": STARTER},
+        embedding_models={"nomic-embed-text-v1.5": STARTER},
+    ) as server:
+        yield server

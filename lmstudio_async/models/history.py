@@ -49,5 +49,8 @@ def _message(path: str, message: object) -> dict[str, Any]:
     if isinstance(content, str):
         if role == "tool":
             raise LMStudioValueError(f"{path}: the content of a tool message is a list of results")
-        content = [{"type": "text", "text": check_text(f"{path} content", content)}]
+        content = [{"type": "text", "text": content}]
+    for part in content if isinstance(content, list) else ():
+        if isinstance(part, Mapping) and "text" in part:
+            check_text(f"{path} content", part["text"])
     return {"role": role, "content": content}

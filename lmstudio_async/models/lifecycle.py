@@ -213,9 +213,19 @@ class Lifecycle:
                 f"unloading {instance.info.identifier!r} on {self.pool.server} took more than "
                 f"{self._unload_timeout:g} s; if it stays, its TTL or `lms unload` frees it"
             ) from error
-        finally:
-            self.forget(instance)
-            instance.unloaded.set()
+        except anyio.get_cancelled_exc_class():
+            # Only asyncio.run() gets through the shield, at its end; the default client, which is
+            # closed after that, tries again.
+            instance.unloading = False
+            raise
+        except BaseException:
+            self._unloaded(instance)
+            raise
+        self._unloaded(instance)
+
+    def _unloaded(self, instance: Instance) -> None:
+        self.forget(instance)
+        instance.unloaded.set()
 
     async def _unload_and_log(self, instance: Instance) -> None:
         try:

@@ -11,6 +11,7 @@ from anyio import Event
 
 from lmstudio_async.errors import (
     LMStudioChannelClosedError,
+    LMStudioClientError,
     LMStudioError,
     LMStudioWebsocketError,
 )
@@ -137,9 +138,9 @@ class Load:
             await self._recover()
         except LMStudioError as error:
             self._finish(error)
-        except BaseException:
-            # Closing the client cancels this task; who still waits must not wait for ever.
-            self._finish(LMStudioWebsocketError(f"{self.request.asked}: the client was closed"))
+        except BaseException as error:
+            # Who still waits must not wait for ever.
+            self._finish(LMStudioClientError(f"{self.request.asked} broke off: {error!r}"))
             raise
         finally:
             self._lifecycle.finished(self)
