@@ -9,11 +9,13 @@ from lmstudio_async.errors import LMStudioTypeError, LMStudioValueError
 _TOKEN = re.compile(r"sk-lm-([A-Za-z0-9]{8}):([A-Za-z0-9]{20})\Z")
 _LONGEST_KEY = 1024
 
+# The server counts in floats, which hold whole milliseconds up to here.
+_LONGEST_TTL = 2**53 // 1000
+
 
 def check_key(argument: str, value: object) -> str:
     """A model key or an identifier: 1 to 1024 characters."""
-    if not isinstance(value, str):
-        raise LMStudioTypeError(f"{argument} must be a string, not {type(value).__name__}")
+    value = check_text(argument, value)
     if not value.strip():
         raise LMStudioValueError(
             f"{argument} is empty; list_downloaded_models() shows what there is"
@@ -28,6 +30,10 @@ def check_ttl(value: object) -> int | None:
     if value is None:
         return None
     seconds = check_seconds("ttl", value)
+    if seconds > _LONGEST_TTL:
+        raise LMStudioValueError(
+            f"ttl must be at most {_LONGEST_TTL} seconds, not {value}; None means no limit"
+        )
     return max(1, round(seconds * 1000))
 
 
@@ -37,7 +43,7 @@ def check_seconds(argument: str, value: object) -> float:
         raise LMStudioTypeError(
             f"{argument} must be a number of seconds, not {type(value).__name__}"
         )
-    if not math.isfinite(value) or value <= 0:
+    if not 0 < value < math.inf:
         raise LMStudioValueError(f"{argument} must be a positive number of seconds, not {value}")
     return value
 

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from lmstudio_async.errors import LMStudioError
 
@@ -38,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="serve GGUF models over LM Studio's protocol")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     serve.add_argument("--port", type=int, default=1234, help="port, 0 for any (%(default)s)")
-    serve.add_argument("--models-dir", type=Path, help="folder of publisher/repo/file.gguf")
+    serve.add_argument("--models-dir", help="folder of publisher/repo/file.gguf")
     serve.add_argument(
         "--api-token",
         default=os.environ.get(_TOKEN_VARIABLE),
@@ -62,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     fetch = commands.add_parser("fetch-starter-model", help="download a small model (98 MB)")
-    fetch.add_argument("--models-dir", type=Path, help="folder to put it in")
+    fetch.add_argument("--models-dir", help="folder to put it in")
     return parser
 
 
@@ -74,23 +73,27 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 async def _serve(arguments: argparse.Namespace) -> None:
-    from lmstudio_async.embedded import EmbeddedServer
+    from lmstudio_async.embedded.server import ServerConfig, run_server
 
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    if sys.platform != "win32":
+    if sys.platform != "win32":  # there, Ctrl-C cancels this function
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
-    server = EmbeddedServer(
-        arguments.models_dir,
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    config = ServerConfig(
+        models_dir=arguments.models_dir,
         host=arguments.host,
         port=arguments.port,
-        api_token=arguments.api_token,
+        api_token=arguments.api_token or None,
         aliases=dict(arguments.alias),
         embedding_models=dict(arguments.embedding_model),
     )
-    async with server:
-        print(f"Listening on {server.api_host}", flush=True)
+    async with run_server(config) as server:
+        print(f"Listening on {server.address}", flush=True)
+        models = await server.library.models()
+        for model in models:
+            print(f"  {model.key}  ({model.domain}, {model.relative_path})", flush=True)
+        if not models:
+            print(f"  no models in {server.library.models_dir}", flush=True)
         await stop.wait()
 
 

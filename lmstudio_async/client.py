@@ -69,10 +69,14 @@ class Client:
 
         Whoever calls this must call `aclose`. Raises LMStudioRuntimeError if it is open already.
         """
+        self._start(outlive_main=False)
+
+    def _start(self, *, outlive_main: bool) -> None:
         if self._session is not None:
             raise LMStudioRuntimeError("this client is open already")
         backend = current_backend()
-        pool = Pool(self._address, self._authentication, backend, backend.background_tasks())
+        tasks = backend.background_tasks(outlive_main=outlive_main)
+        pool = Pool(self._address, self._authentication, backend, tasks)
         self._session = _Session(pool, self._unload_timeout)
 
     async def aclose(self) -> None:

@@ -3,7 +3,6 @@
 import logging
 
 import anyio
-import msgspec
 from anyio import Event
 from msgspec import Raw, UnsetType
 
@@ -78,7 +77,7 @@ class Connection:
                     f"connecting to {address} took more than {CONNECT_TIMEOUT:g} s; "
                     "is LM Studio busy, or is something else listening there?"
                 ) from error
-            if isinstance(error, msgspec.DecodeError):
+            if isinstance(error, messages.DECODE_ERRORS):
                 raise LMStudioWebsocketError(
                     f"{address} does not speak LM Studio's protocol: {error}"
                 ) from error

@@ -1,11 +1,12 @@
 """A client that is simply there: one for each running event loop, closed when the loop ends."""
 
+import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from lmstudio_async.client import Client
-from lmstudio_async.errors import LMStudioClientError, LMStudioRuntimeError
+from lmstudio_async.errors import LMStudioClientError, LMStudioError, LMStudioRuntimeError
 from lmstudio_async.models.embedding import EmbeddingModel
 from lmstudio_async.models.llm import LLM
 from lmstudio_async.models.scope import ModelScope
@@ -14,6 +15,8 @@ from lmstudio_async.namespaces.model_namespace import DEFAULT_TTL
 from lmstudio_async.transport import current_backend
 from lmstudio_async.transport.address import parse_address
 from lmstudio_async.wire.load_config import EmbeddingLoadModelConfig, LlmLoadModelConfig
+
+_logger = logging.getLogger("lmstudio_async")
 
 _api_host: str | None = None
 # Each with what makes the event loop close it at its end.
@@ -49,11 +52,15 @@ def get_default_client(api_host: str | None = None) -> Client:
     if entry is not None:
         return entry[0]
     client = Client(_api_host)
-    client.open()
+    client._start(outlive_main=True)
 
     async def close() -> None:
         _clients.pop(token, None)
-        await client.aclose()
+        try:
+            await client.aclose()
+        except LMStudioError as error:
+            # Nobody is left to catch it, and trio would crash.
+            _logger.error("closing the default client: %s", error, exc_info=error)
 
     _clients[token] = client, backend.at_loop_end(close)
     return client

@@ -18,11 +18,10 @@ from collections import deque
 from copy import copy
 from typing import Any
 
-import msgspec
 from anyio import Event
 from msgspec import UNSET, Raw, UnsetType
 
-from lmstudio_async.errors import LMStudioError, LMStudioProtocolError
+from lmstudio_async.errors import LMStudioError, LMStudioProtocolError, LMStudioValueError
 from lmstudio_async.wire import messages
 from lmstudio_async.wire.server_error import server_exception
 
@@ -135,8 +134,8 @@ class Multiplexer:
     def call(self, endpoint: str, parameter: object, asked: str) -> tuple[int, Call, bytes]:
         """Start a call: its number, the call, and the frame to send."""
         self._last_id += 1
+        frame = _encode(messages.RpcCall(endpoint, self._last_id, parameter), asked)
         call = self._calls[self._last_id] = Call(endpoint, asked)
-        frame = messages.encode(messages.RpcCall(endpoint, self._last_id, parameter))
         return self._last_id, call, frame
 
     def forget_call(self, call_id: int) -> None:
@@ -146,8 +145,9 @@ class Multiplexer:
     def channel(self, endpoint: str, parameter: object, asked: str) -> tuple[Channel, bytes]:
         """Open a channel: the channel, and the frame to send."""
         self._last_id += 1
+        frame = _encode(messages.ChannelCreate(endpoint, self._last_id, parameter), asked)
         channel = self._channels[self._last_id] = Channel(self._last_id, endpoint, asked)
-        return channel, messages.encode(messages.ChannelCreate(endpoint, self._last_id, parameter))
+        return channel, frame
 
     def receive(self, frame: bytes) -> bytes | None:
         """Take in a frame. Returns the frame to send in answer, if there is one.
@@ -156,7 +156,7 @@ class Multiplexer:
         """
         try:
             message = messages.decode_server_message.decode(frame)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except messages.DECODE_ERRORS as error:
             self._skip(frame, error)
             return None
         match message:
@@ -198,13 +198,17 @@ class Multiplexer:
         level = logging.DEBUG if "unknown channel," in message.warning else logging.WARNING
         _logger.log(level, "%s warns on %s: %s", self._server, self._namespace, message.warning)
         endpoint = _ENDPOINT.search(message.warning)
-        if kind not in _REFUSALS or endpoint is None or "invalid message" in message.warning:
+        if kind not in _REFUSALS or endpoint is None:
+            return
+        # What follows the endpoint may quote the request, and that may say anything.
+        reason = message.warning[: endpoint.start()]
+        if "invalid message" in reason:
             return
         # A warning carries no id. It follows the request at once, so it speaks of a request that
         # was not answered yet; of several alike, the server refuses each for the same reason.
         name = endpoint[1]
         error = f"{self._server} does not understand {self._namespace}.{name}: {message.warning}"
-        if "channel" in kind or "channelCreate" in message.warning:
+        if "channel" in kind or "channelCreate" in reason or "creationParameter" in reason:
             for channel in list(self._channels.values()):
                 if channel.endpoint == name and not channel.answered:
                     del self._channels[channel.id]
@@ -220,5 +224,12 @@ class Multiplexer:
         try:
             shown = messages.frame_decoder.decode(frame).type
             _logger.debug("skipped a message of type %r from %s: %s", shown, self._server, error)
-        except (msgspec.DecodeError, RecursionError):
+        except messages.DECODE_ERRORS:
             _logger.warning("skipped a garbled frame from %s: %r", self._server, shown)
+
+
+def _encode(message: object, asked: str) -> bytes:
+    try:
+        return messages.encode(message)
+    except UnicodeEncodeError as error:
+        raise LMStudioValueError(f"{asked}: text is not valid Unicode: {error.reason}") from None

@@ -2,6 +2,7 @@
 
 import logging
 import random
+from copy import copy
 from functools import cache
 from typing import Any, TypeVar, cast
 
@@ -65,7 +66,7 @@ class OpenChannel:
                 return None
             try:
                 return packets.decode(raw)
-            except msgspec.DecodeError as error:
+            except messages.DECODE_ERRORS as error:
                 if not str(error).endswith("at `$.type`"):
                     raise LMStudioProtocolError(
                         f"{self._channel.asked}: could not understand a packet from "
@@ -174,7 +175,7 @@ class Pool:
             return None
         try:
             return _decoder(result_type).decode(b"null" if result is UNSET else result)
-        except msgspec.DecodeError as error:
+        except messages.DECODE_ERRORS as error:
             raise LMStudioProtocolError(
                 f"{asked}: could not understand the answer of {self.server}: {error}"
             ) from error
@@ -196,7 +197,7 @@ class Pool:
                 return await self._lead(namespace)
             await attempt.ended.wait()
             if attempt.error is not None:
-                raise attempt.error
+                raise copy(attempt.error) from attempt.error.__cause__
 
     async def _lead(self, namespace: str) -> Connection:
         """Connect on behalf of everybody who waits for this namespace."""

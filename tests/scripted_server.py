@@ -685,10 +685,14 @@ class ScriptedServer:
         finally:
             with self._changed:
                 self._alive = False
+            if self._site is not None:
+                await self._site.stop()
+            await _some_turns()  # a connection accepted last gets known
             for socket in self._sockets_of(None):
                 socket.abort()
             self._wake()
             await self._runner.cleanup()
+            await _some_turns()  # and closed
 
     async def _listen(self) -> None:
         self._site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
@@ -729,3 +733,9 @@ class ScriptedServer:
 def _names(wanted: str, name: str) -> bool:
     """Whether "loadModel" or "llm.loadModel" means the endpoint of that full name."""
     return wanted in (name, name.rpartition(".")[2])
+
+
+async def _some_turns() -> None:
+    """Let the event loop go through what it has scheduled for its next turns."""
+    for _ in range(10):
+        await asyncio.sleep(0)

@@ -218,14 +218,10 @@ class Lifecycle:
             # closed after that, tries again.
             instance.unloading = False
             raise
-        except BaseException:
-            self._unloaded(instance)
-            raise
-        self._unloaded(instance)
-
-    def _unloaded(self, instance: Instance) -> None:
-        self.forget(instance)
-        instance.unloaded.set()
+        finally:
+            if instance.unloading:
+                self.forget(instance)
+                instance.unloaded.set()
 
     async def _unload_and_log(self, instance: Instance) -> None:
         try:

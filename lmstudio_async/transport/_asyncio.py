@@ -34,7 +34,7 @@ class AsyncioBackend:
     def loop_token(self) -> Hashable:
         return self._loop
 
-    def background_tasks(self) -> BackgroundTasks:
+    def background_tasks(self, *, outlive_main: bool = False) -> BackgroundTasks:
         return _Tasks(self._loop)
 
     async def connect(self, url: str, server: str) -> WebSocket:
@@ -99,12 +99,22 @@ class _Tasks:
         self._crashes: list[BaseException] = []
 
     def spawn(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
+        started = False
+
         async def run() -> None:
+            nonlocal started
+            started = True
             await function(*args)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._ended(task)
+            if not started:
+                # asyncio.run() cancelled it before its first step, and with it its clean-up.
+                self.spawn(function, *args)
 
         task = self._loop.create_task(run(), name=function.__qualname__)
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(ended)
 
     def spawn_soon(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed

@@ -21,6 +21,9 @@ T = TypeVar("T")
 
 _logger = logging.getLogger("lmstudio_async")
 
+# The protocol logs every frame at DEBUG, and the first one holds the API token.
+_NO_FRAMES = logging.Logger("lmstudio_async.websockets", logging.WARNING)
+
 # How long to wait for the server's half of the closing handshake, in seconds.
 _CLOSE_TIMEOUT = 1.0
 
@@ -33,8 +36,8 @@ class TrioBackend:
     def loop_token(self) -> Hashable:
         return trio.lowlevel.current_trio_token()
 
-    def background_tasks(self) -> BackgroundTasks:
-        return _Tasks(trio.lowlevel.current_trio_token())
+    def background_tasks(self, *, outlive_main: bool = False) -> BackgroundTasks:
+        return _Tasks(trio.lowlevel.current_trio_token(), outlive_main)
 
     async def connect(self, url: str, server: str) -> WebSocket:
         uri = parse_uri(url)
@@ -51,7 +54,8 @@ class TrioBackend:
                 server_hostname=uri.host,
                 https_compatible=True,
             )
-        socket = _TrioWebSocket(stream, ClientProtocol(uri, max_size=MAX_FRAME_BYTES), server)
+        protocol = ClientProtocol(uri, max_size=MAX_FRAME_BYTES, logger=_NO_FRAMES)
+        socket = _TrioWebSocket(stream, protocol, server)
         try:
             await socket.handshake()
         except BaseException:
@@ -79,13 +83,14 @@ class TrioBackend:
 class _Tasks:
     # System tasks rather than a nursery: a nursery's cancel scope would span the user's block,
     # wrap the user's exceptions in groups, and end these tasks before the clean-up that needs them.
-    def __init__(self, token: trio.lowlevel.TrioToken) -> None:
+    def __init__(self, token: trio.lowlevel.TrioToken, outlive_main: bool) -> None:
         self._token = token
+        self._outlive_main = outlive_main
         self._tasks: dict[trio.CancelScope, trio.Event] = {}
         self._crashes: list[Exception] = []
 
     def spawn(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
-        scope, ended = trio.CancelScope(), trio.Event()
+        scope, ended = trio.CancelScope(shield=self._outlive_main), trio.Event()
 
         async def run() -> None:
             try:
@@ -143,7 +148,9 @@ class _TrioWebSocket:
     async def receive(self) -> bytes:
         while not self._frames:
             if self._protocol.state is not State.OPEN:
-                raise self._lost(f"close code {self._protocol.close_code}")
+                # The protocol's own close_code waits for the end of the TCP connection.
+                close = self._protocol.close_rcvd or self._protocol.close_sent
+                raise self._lost(f"close code {close.code if close else None}")
             await self._read_some()
         return self._frames.popleft()
 

@@ -45,6 +45,9 @@ def parse_address(api_host: object) -> Address:
     """
     if not isinstance(api_host, str):
         raise LMStudioTypeError(f"api_host must be a string, not {type(api_host).__name__}")
+    if "@" in api_host or "sk-lm-" in api_host:
+        # Not shown, since it may be secret.
+        raise LMStudioValueError("api_host must not hold credentials; pass api_token instead")
     scheme: Literal["", "ws", "http", "wss", "https"] | str
     scheme, found, rest = api_host.partition("://")
     if not found:
@@ -57,8 +60,6 @@ def parse_address(api_host: object) -> Address:
         port = parts.port
     except ValueError as error:
         raise _refusal(api_host, str(error)) from None
-    if parts.username is not None or parts.password is not None:
-        raise LMStudioValueError("api_host must not hold credentials; pass api_token instead")
     host = parts.hostname or ""
     if not (_IPV6 if ":" in host else _HOST_NAME).match(host):
         raise _refusal(api_host, "it names no host")

@@ -45,8 +45,12 @@ class Backend(Protocol):
     def loop_token(self) -> Hashable:
         """An object that stands for the running event loop, and can be weakly referenced."""
 
-    def background_tasks(self) -> BackgroundTasks:
-        """An owner for tasks, empty as yet."""
+    def background_tasks(self, *, outlive_main: bool = False) -> BackgroundTasks:
+        """An owner for tasks, empty as yet.
+
+        outlive_main: trio must not cancel the tasks when its main task ends, since what was left to
+            `at_loop_end` needs them, and will close them.
+        """
 
     async def connect(self, url: str, server: str) -> WebSocket:
         """Open a WebSocket. Raises LMStudioWebsocketError, naming `server`."""

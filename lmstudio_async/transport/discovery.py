@@ -43,12 +43,13 @@ async def discover(environ: Mapping[str, str] = os.environ) -> Address:
 def published_port(environ: Mapping[str, str] = os.environ) -> int | None:
     """The port that a running LM Studio has written down, if it has. Reads files."""
     exact = environ.get("LMS_API_SERVER_INFO_PATH")
-    path = Path(exact) if exact else _home() / ".internal" / "http-server.json"
     try:
+        path = Path(exact) if exact else _home() / ".internal" / "http-server.json"
         port = json.loads(path.read_text("utf-8"))["port"]
-    except (OSError, ValueError, KeyError, TypeError):
+    # RuntimeError: the user has no home folder, or the JSON is nested too deeply.
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError):
         return None
-    return port if isinstance(port, int) and 0 < port < 65536 else None
+    return port if type(port) is int and 0 < port < 65536 else None
 
 
 def _home() -> Path:
@@ -116,7 +117,7 @@ def _is_greeting(answer: bytes) -> bool:
     try:
         response.begin()
         greeting = json.loads(response.read())
-    except (http.client.HTTPException, ValueError, OSError):
+    except (http.client.HTTPException, ValueError, RecursionError):
         return False
     return (
         response.status == 200 and isinstance(greeting, dict) and greeting.get("lmstudio") is True

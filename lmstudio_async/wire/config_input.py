@@ -34,7 +34,7 @@ def parse_config(cls: type[C], given: "C | Mapping[str, Any] | None", argument: 
     # A msgspec Struct does not check what its constructor is given, so it is taken apart as well.
     plain = _plain(given, argument)
     fields = _with_wire_names(cls, plain, argument)
-    _refuse_inexact_numbers(fields, argument)
+    _refuse_unsendable(fields, argument)
     try:
         return msgspec.convert(fields, cls)
     except msgspec.ValidationError as error:
@@ -107,16 +107,22 @@ def _plain(given: Any, argument: str) -> dict[str, Any]:
     return cast(dict[str, Any], plain)
 
 
-def _refuse_inexact_numbers(value: Any, path: str) -> None:
+def _refuse_unsendable(value: Any, path: str) -> None:
     # JSON has neither NaN nor infinity; msgspec would quietly send null. Beyond 2**53 the server,
-    # whose numbers are all floats, would take another number than the one given.
+    # whose numbers are all floats, would take another number than the one given. Half a surrogate
+    # pair is no text.
     if isinstance(value, float) and not math.isfinite(value):
         raise LMStudioValueError(f"{path} must be a finite number, not {value}")
     if isinstance(value, int) and abs(value) > 2**53:
         raise LMStudioValueError(f"{path} must lie between -2**53 and 2**53, not be {value}")
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise LMStudioValueError(f"{path} is not valid Unicode: {error.reason}") from None
     if isinstance(value, dict):
         for name, inner in value.items():
-            _refuse_inexact_numbers(inner, f"{path}.{name}")
+            _refuse_unsendable(inner, f"{path}.{name}")
     elif isinstance(value, list):
         for inner in value:
-            _refuse_inexact_numbers(inner, path)
+            _refuse_unsendable(inner, path)

@@ -1,6 +1,7 @@
 """asyncio as users have it: pytest-asyncio's fixtures, a web application, time-outs."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -91,17 +92,17 @@ async def test_a_model_lives_as_long_as_a_web_application(engine: EmbeddedServer
         return JSONResponse({"tokens": await model.count_tokens(request.query_params["q"])})
 
     app = Starlette(routes=[Route("/count", count)], lifespan=lifespan)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="on"))
-    async with asyncio.TaskGroup() as group:
-        group.create_task(server.serve())
-        while not server.started:
-            await asyncio.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        assert len(engine.pids) == 2
-        async with (
-            aiohttp.ClientSession() as session,
-            session.get(f"http://127.0.0.1:{port}/count", params={"q": "Hello world"}) as answer,
-        ):
-            assert await answer.json() == {"tokens": 2}
-        server.should_exit = True
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
+    # It accepts connections from now on; the first request waits for the application to start.
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/count"
+        async with asyncio.TaskGroup() as group:
+            group.create_task(server.serve([listener]))
+            async with (
+                aiohttp.ClientSession() as session,
+                session.get(url, params={"q": "Hello world"}) as answer,
+            ):
+                assert await answer.json() == {"tokens": 2}
+            assert len(engine.pids) == 2
+            server.should_exit = True
     assert engine.pids[1:] == []
