@@ -30,9 +30,10 @@ from lmstudio_async.errors import (
 )
 from lmstudio_async.models.embedding import EmbeddingModel
 from lmstudio_async.models.embedding import EmbeddingModel as AsyncEmbeddingModel
-from lmstudio_async.models.llm import LLM
+from lmstudio_async.models.llm import LLM, PredictionOptions
 from lmstudio_async.models.llm import LLM as AsyncLLM
 from lmstudio_async.models.prediction import PredictionResult, PredictionStream
+from lmstudio_async.models.response_format import BaseModel
 from lmstudio_async.models.scope import ModelScope
 from lmstudio_async.namespaces.downloaded import DownloadedEmbeddingModel, DownloadedLlm
 from lmstudio_async.version import __version__
@@ -102,6 +103,8 @@ __all__ = [
     "MlxKvCacheQuantization",
     "ModelQuery",
     "ModelScope",
+    "BaseModel",
+    "PredictionOptions",
     "PredictionResult",
     "PredictionStream",
     "ProcessingState",

@@ -80,7 +80,10 @@ class LMStudioProtocolError(LMStudioServerError):
     """The server refused a request as not understood, or its answer could not be understood.
 
     Usually one of the two sides is too old for the other; the message names both versions.
+    `refused` tells that the server did not take the request at all.
     """
+
+    refused = False
 
 
 class LMStudioTimeoutError(LMStudioError, TimeoutError):

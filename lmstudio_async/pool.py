@@ -114,6 +114,8 @@ class Pool:
         self._connections: dict[str, Connection] = {}
         self._connecting: dict[str, _Attempt] = {}
         self._server_version: str | None = None
+        # Endpoints that this server has refused and for which there is another way.
+        self.unsupported: set[str] = set()
         self._closed = False
 
     @property
@@ -159,10 +161,12 @@ class Pool:
 
     async def explain(self, error: RefusedError) -> LMStudioProtocolError:
         """A refusal, with the versions of both sides, since one is too old for the other."""
-        return LMStudioProtocolError(
+        explained = LMStudioProtocolError(
             f"{error}\nThis is lmstudio_async {__version__}, and the server is "
             f"{await self._version()}; update the older one."
         )
+        explained.refused = True
+        return explained
 
     async def aclose(self) -> None:
         """Close every connection; further use raises LMStudioRuntimeError."""

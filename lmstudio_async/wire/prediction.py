@@ -89,6 +89,29 @@ class PredictParameter(Struct, rename="camel", omit_defaults=True, kw_only=True)
     ignore_server_session_config: bool | None = None
 
 
+class CompleteRawTextParameter(Struct, rename="camel", omit_defaults=True, kw_only=True):
+    """Creation parameter of the `completeRawText` channel, which older servers lack."""
+
+    model_specifier: ModelSpecifier
+    raw_prompt: str
+    prediction_config_stack: KvConfigStack
+    fuzzy_preset_identifier: str | None = None
+    ignore_server_session_config: bool | None = None
+
+
+class BasePredictionConfigParameter(Struct, rename="camel"):
+    """Parameter of `getBasePredictionConfig`."""
+
+    specifier: ModelSpecifier
+
+
+class PreloadDraftModelParameter(Struct, rename="camel"):
+    """Parameter of `preloadDraftModel`."""
+
+    specifier: ModelSpecifier
+    draft_model_key: str
+
+
 ReasoningType: TypeAlias = Literal["none", "reasoning", "reasoningStartTag", "reasoningEndTag"]
 
 
