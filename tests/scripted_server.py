@@ -130,6 +130,7 @@ class ScriptedServer:
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
         self._waiters: set[asyncio.Future[None]] = set()
+        self._handlers: set[asyncio.Task[Any]] = set()
         self._runner: web.AppRunner
         self._site: web.TCPSite | None = None
         self.port = 0
@@ -362,12 +363,7 @@ class ScriptedServer:
     def stop_listening(self) -> None:
         """Refuse new connections at the level of TCP; those that are open stay."""
 
-        async def stop() -> None:
-            if self._site is not None:
-                await self._site.stop()
-                self._site = None
-
-        self._on_loop(stop())
+        self._on_loop(self._stop_listening())
 
     def start_listening(self) -> None:
         """Listen again on the same port."""
@@ -685,19 +681,31 @@ class ScriptedServer:
         finally:
             with self._changed:
                 self._alive = False
-            if self._site is not None:
-                await self._site.stop()
-            await _some_turns()  # a connection accepted last gets known
+            await self._stop_listening()
             for socket in self._sockets_of(None):
                 socket.abort()
             self._wake()
             await self._runner.cleanup()
-            await _some_turns()  # and closed
+            # aiohttp no longer knows the handlers of connections that were cut.
+            if self._handlers:
+                await asyncio.wait(self._handlers, timeout=5)
+            await _some_turns()
 
     async def _listen(self) -> None:
         self._site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
         await self._site.start()
         self.port = self._runner.addresses[0][1]
+
+    async def _stop_listening(self) -> None:
+        site, self._site = self._site, None
+        if site is None:
+            return
+        # Before Python 3.12, asyncio leaks a connection that is accepted as its server closes.
+        assert isinstance(site._server, asyncio.Server)
+        for listener in site._server.sockets:
+            self._loop.remove_reader(listener.fileno())
+        await _some_turns()
+        await site.stop()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         # Only the end of the path matters: a proxy may have put something before it.
@@ -723,6 +731,10 @@ class ScriptedServer:
             request.transport.abort()
             return web.Response()
         await ws.prepare(request)
+        handler = asyncio.current_task()
+        assert handler is not None
+        self._handlers.add(handler)
+        handler.add_done_callback(self._handlers.discard)
         try:
             await Socket(self, request, ws, name, self._contract.socket(name)).serve()
         except Exception as error:  # noqa: BLE001 - kept for the test, which fails with it
