@@ -28,6 +28,7 @@ from lmstudio_async.errors import (
     LMStudioValueError,
     LMStudioWebsocketError,
 )
+from lmstudio_async.models.chat import Chat
 from lmstudio_async.models.embedding import EmbeddingModel
 from lmstudio_async.models.embedding import EmbeddingModel as AsyncEmbeddingModel
 from lmstudio_async.models.llm import LLM, PredictionOptions
@@ -58,15 +59,31 @@ from lmstudio_async.wire.model_info import (
     ModelQuery,
     Quantization,
 )
-from lmstudio_async.wire.prediction import LlmPredictionFragment, LlmPredictionStats
+from lmstudio_async.wire.prediction import AssistantMessage as AssistantResponse
+from lmstudio_async.wire.prediction import ChatHistory as ChatHistoryData
+from lmstudio_async.wire.prediction import FilePart as FileHandle
+from lmstudio_async.wire.prediction import (
+    LlmPredictionFragment,
+    LlmPredictionStats,
+    ToolCallRequest,
+    UserMessage,
+)
+from lmstudio_async.wire.prediction import SystemMessage as SystemPrompt
+from lmstudio_async.wire.prediction import TextPart as TextData
+from lmstudio_async.wire.prediction import ToolCallRequestPart as ToolCallRequestData
+from lmstudio_async.wire.prediction import ToolCallResultPart as ToolCallResultData
+from lmstudio_async.wire.prediction import ToolMessage as ToolResultMessage
 from lmstudio_async.wire.prediction_config import LlmPredictionConfig, LlmReasoningParsing
 from lmstudio_async.wire.server_error import ServerError
 
 __all__ = [
     "__version__",
+    "AssistantResponse",
     "AsyncClient",
     "AsyncEmbeddingModel",
     "AsyncLLM",
+    "Chat",
+    "ChatHistoryData",
     "Client",
     "DownloadedEmbeddingModel",
     "DownloadedLlm",
@@ -74,6 +91,7 @@ __all__ = [
     "EmbeddingModel",
     "EmbeddingModelInfo",
     "EmbeddingModelInstanceInfo",
+    "FileHandle",
     "GpuSetting",
     "LLM",
     "LMStudioCancelledError",
@@ -112,7 +130,14 @@ __all__ = [
     "ServerError",
     "ServerInfo",
     "ServerVersion",
+    "SystemPrompt",
+    "TextData",
+    "ToolCallRequest",
+    "ToolCallRequestData",
+    "ToolCallResultData",
+    "ToolResultMessage",
     "UsageEstimate",
+    "UserMessage",
     "configure_default_client",
     "embedding_model",
     "get_default_client",
