@@ -129,11 +129,12 @@ class Chat:
 
         response: text, a file handle, or the result of a prediction.
         """
+        self._refuse_consecutive(AssistantMessage, "assistant responses")
         parts = [
             response_part("response", response),
             *(tool_call_request("tool_call_requests", request) for request in tool_call_requests),
         ]
-        return self._add_response(parts)
+        return self._add(AssistantMessage(parts))
 
     def add_tool_result(self, result: ToolCallResultInput) -> ToolMessage:
         """Add what a tool call gave, as a message of its own, which is returned."""
@@ -161,7 +162,8 @@ class Chat:
             case "tool":
                 return self.add_tool_results(items)
             case "assistant":
-                return self._add_response(_response_parts(items))
+                self._refuse_consecutive(AssistantMessage, "assistant responses")
+                return self._add(AssistantMessage(_response_parts(items)))
             case "system":
                 if len(items) != 1:
                     raise LMStudioValueError("a system prompt has exactly one text as its content")
@@ -190,7 +192,8 @@ class Chat:
         if isinstance(message, PredictionResult):
             return self.add_assistant_response(message)
         if isinstance(message, AssistantMessage):
-            return self._add_response(to_wire("message", message, AssistantMessage).content)
+            self._refuse_consecutive(AssistantMessage, "assistant responses")
+            return self._add(to_wire("message", message, AssistantMessage))
         if isinstance(message, ChatMessage):
             return self.add_entry(message.role, message.content)
         if isinstance(message, Mapping) and {"role", "content"} <= message.keys():
@@ -270,12 +273,6 @@ class Chat:
             raise LMStudioRuntimeError(
                 f"consecutive {what} are not supported: the chat's last message is one already"
             )
-
-    def _add_response(
-        self, parts: list[TextPart | FilePart | ToolCallRequestPart]
-    ) -> AssistantMessage:
-        self._refuse_consecutive(AssistantMessage, "assistant responses")
-        return self._add(AssistantMessage(parts))
 
     def _add(self, message: _M) -> _M:
         self._messages.append(message)
