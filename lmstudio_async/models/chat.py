@@ -113,11 +113,11 @@ class Chat:
         parts = [text_or_file("content", item) for item in items]
         parts += [file_part("_files", file) for file in _files]
         parts += [file_part("images", image) for image in images]
-        if not parts:
-            raise LMStudioValueError("content is empty; a user message has text or files")
         if self._messages and isinstance(last := self._messages[-1], UserMessage):
             last.content += parts
             return last
+        if not parts:
+            raise LMStudioValueError("content is empty; a user message has text or files")
         return self._add(UserMessage(parts))
 
     def add_assistant_response(
