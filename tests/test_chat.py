@@ -243,6 +243,14 @@ def test_entries_are_added_by_role() -> None:
     assert added == list(chat)
 
 
+@pytest.mark.parametrize("form", ["objects", "dicts"])
+def test_messages_may_be_appended_to_another_chat(form: str) -> None:
+    chat = lms.Chat()
+    for message in talk() if form == "objects" else TALK:
+        assert chat.append(message) is chat[-1]
+    assert messages(chat) == TALK
+
+
 def test_either_all_entries_are_added_or_none() -> None:
     chat = lms.Chat()
     chat.add_user_message("Hello")

@@ -38,7 +38,7 @@ from lmstudio_async.wire.prediction import (
     UserMessage,
 )
 
-Entry: TypeAlias = ChatMessage | PredictionResult | Mapping[str, Any]
+Entry: TypeAlias = ChatMessage | PredictionResult[Any] | Mapping[str, Any]
 
 _M = TypeVar("_M", SystemMessage, UserMessage, AssistantMessage, ToolMessage)
 

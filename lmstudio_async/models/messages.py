@@ -27,7 +27,7 @@ P = TypeVar("P", FilePart, ToolCallRequest, ToolCallResultPart)
 TextInput: TypeAlias = str | TextPart | Mapping[str, Any]
 FileInput: TypeAlias = FilePart | Mapping[str, Any]
 PartInput: TypeAlias = TextInput | FileInput
-ResponseInput: TypeAlias = PartInput | PredictionResult
+ResponseInput: TypeAlias = PartInput | PredictionResult[Any]
 ToolCallRequestInput: TypeAlias = ToolCallRequest | ToolCallRequestPart | Mapping[str, Any]
 ToolCallResultInput: TypeAlias = ToolCallResultPart | Mapping[str, Any]
 
