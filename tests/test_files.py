@@ -239,6 +239,17 @@ async def test_an_upload_survives_a_connection_that_is_lost_meanwhile(
     assert (await client.prepare_image(PIXELS)) == handle
 
 
+async def test_an_upload_over_a_new_connection_tells_that_the_old_one_is_lost(
+    server: ScriptedServer, client: lms.Client
+) -> None:
+    first = await client.prepare_image(PIXELS)
+    server.drop_on("uploadFileBase64")
+    other = await client.prepare_image(b"other pixels")
+    second = await client.prepare_image(PIXELS)
+    assert second.identifier not in (first.identifier, other.identifier)
+    assert await client.prepare_image(b"other pixels", other.name) == other
+
+
 # Refused
 
 
@@ -293,6 +304,20 @@ async def test_what_is_too_large_is_refused(
             with pytest.raises(lms.LMStudioValueError, match="src is larger than 1 MiB"):
                 await client.prepare_image(src)
     assert server.count("uploadFileBase64") == 1
+
+
+async def test_a_file_without_end_is_refused_too(
+    server: ScriptedServer, client: lms.Client
+) -> None:
+    class Endless(io.RawIOBase):
+        def read(self, size: int = -1) -> bytes:
+            assert 0 <= size <= local_file.MAX_SIZE + 1
+            return bytes(size)
+
+    endless: Any = Endless()
+    with pytest.raises(lms.LMStudioValueError, match="src is larger than 64 MiB"):
+        await client.prepare_image(endless)
+    assert server.frames == []
 
 
 async def test_a_file_that_is_not_there(
