@@ -9,14 +9,17 @@ from lmstudio_async.default_client import (
     list_downloaded_models,
     list_loaded_models,
     llm,
+    prepare_image,
 )
 from lmstudio_async.errors import (
     LMStudioCancelledError,
     LMStudioChannelClosedError,
     LMStudioClientError,
     LMStudioError,
+    LMStudioFileNotFoundError,
     LMStudioModelNotFoundError,
     LMStudioModelUnloadedError,
+    LMStudioOSError,
     LMStudioPredictionError,
     LMStudioPresetNotFoundError,
     LMStudioProtocolError,
@@ -28,6 +31,7 @@ from lmstudio_async.errors import (
     LMStudioValueError,
     LMStudioWebsocketError,
 )
+from lmstudio_async.models.chat import Chat
 from lmstudio_async.models.embedding import EmbeddingModel
 from lmstudio_async.models.embedding import EmbeddingModel as AsyncEmbeddingModel
 from lmstudio_async.models.llm import LLM, PredictionOptions
@@ -58,15 +62,31 @@ from lmstudio_async.wire.model_info import (
     ModelQuery,
     Quantization,
 )
-from lmstudio_async.wire.prediction import LlmPredictionFragment, LlmPredictionStats
+from lmstudio_async.wire.prediction import AssistantMessage as AssistantResponse
+from lmstudio_async.wire.prediction import ChatHistory as ChatHistoryData
+from lmstudio_async.wire.prediction import FilePart as FileHandle
+from lmstudio_async.wire.prediction import (
+    LlmPredictionFragment,
+    LlmPredictionStats,
+    ToolCallRequest,
+    UserMessage,
+)
+from lmstudio_async.wire.prediction import SystemMessage as SystemPrompt
+from lmstudio_async.wire.prediction import TextPart as TextData
+from lmstudio_async.wire.prediction import ToolCallRequestPart as ToolCallRequestData
+from lmstudio_async.wire.prediction import ToolCallResultPart as ToolCallResultData
+from lmstudio_async.wire.prediction import ToolMessage as ToolResultMessage
 from lmstudio_async.wire.prediction_config import LlmPredictionConfig, LlmReasoningParsing
 from lmstudio_async.wire.server_error import ServerError
 
 __all__ = [
     "__version__",
+    "AssistantResponse",
     "AsyncClient",
     "AsyncEmbeddingModel",
     "AsyncLLM",
+    "Chat",
+    "ChatHistoryData",
     "Client",
     "DownloadedEmbeddingModel",
     "DownloadedLlm",
@@ -74,14 +94,17 @@ __all__ = [
     "EmbeddingModel",
     "EmbeddingModelInfo",
     "EmbeddingModelInstanceInfo",
+    "FileHandle",
     "GpuSetting",
     "LLM",
     "LMStudioCancelledError",
     "LMStudioChannelClosedError",
     "LMStudioClientError",
     "LMStudioError",
+    "LMStudioFileNotFoundError",
     "LMStudioModelNotFoundError",
     "LMStudioModelUnloadedError",
+    "LMStudioOSError",
     "LMStudioPredictionError",
     "LMStudioPresetNotFoundError",
     "LMStudioProtocolError",
@@ -112,11 +135,19 @@ __all__ = [
     "ServerError",
     "ServerInfo",
     "ServerVersion",
+    "SystemPrompt",
+    "TextData",
+    "ToolCallRequest",
+    "ToolCallRequestData",
+    "ToolCallResultData",
+    "ToolResultMessage",
     "UsageEstimate",
+    "UserMessage",
     "configure_default_client",
     "embedding_model",
     "get_default_client",
     "list_downloaded_models",
     "list_loaded_models",
     "llm",
+    "prepare_image",
 ]

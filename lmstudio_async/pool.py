@@ -159,6 +159,11 @@ class Pool:
         connection = await self._connection(namespace)
         return OpenChannel(self, connection, *connection.channel(endpoint, parameter, asked))
 
+    def live_connection(self, namespace: str) -> object | None:
+        """What stands for the connection of a namespace, None if it has none at present."""
+        connection = self._connections.get(namespace)
+        return None if connection is None or connection.closed else connection
+
     async def explain(self, error: RefusedError) -> LMStudioProtocolError:
         """A refusal, with the versions of both sides, since one is too old for the other."""
         explained = LMStudioProtocolError(

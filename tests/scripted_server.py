@@ -108,11 +108,13 @@ class ScriptedServer:
 
         self._instances: dict[str, Instance] = {}
         self._reserved: set[str] = set()
+        self._files: dict[str, bytes] = {}
         self._references = 0
         self._clock = 1_700_000_000_000
 
         self._holds_loads = False
         self._holds_unloads = False
+        self._holds_uploads = False
         self._stalls_after: int | None = None
         self._failures: list[tuple[str, Any]] = []
         self._unload_refusals = 0
@@ -221,6 +223,12 @@ class ScriptedServer:
         with self._changed:
             return {name: dict(instance.info) for name, instance in self._instances.items()}
 
+    @property
+    def files(self) -> dict[str, bytes]:
+        """The content of each uploaded file, by identifier."""
+        with self._changed:
+            return dict(self._files)
+
     def running(self, endpoint: str) -> int:
         """How many calls and channels of an endpoint the server works on now."""
         with self._changed:
@@ -273,6 +281,13 @@ class ScriptedServer:
 
     def release_unloads(self) -> None:
         self._set(_holds_unloads=False)
+
+    def hold_uploads(self) -> None:
+        """Uploads of files wait for `release_uploads`."""
+        self._set(_holds_uploads=True)
+
+    def release_uploads(self) -> None:
+        self._set(_holds_uploads=False)
 
     def hold_predictions(self, after: int = 0) -> None:
         """Predictions stall when they have sent that many fragments."""
@@ -563,6 +578,10 @@ class ScriptedServer:
     def holds_unloads(self) -> bool:
         return self._holds_unloads
 
+    @property
+    def holds_uploads(self) -> bool:
+        return self._holds_uploads
+
     def stalls(self, fragments: int) -> bool:
         """Whether a prediction that has sent that many fragments must wait."""
         after = self._stalls_after
@@ -596,6 +615,12 @@ class ScriptedServer:
     def release_identifier(self, identifier: str) -> None:
         with self._changed:
             self._reserved.discard(identifier)
+
+    def keep_file(self, content: bytes) -> str:
+        with self._changed:
+            identifier = f"file-{len(self._files) + 1}"
+            self._files[identifier] = content
+            return identifier
 
     def add_instance(
         self, model: Json, identifier: str, ttl_ms: int | None, config: Json

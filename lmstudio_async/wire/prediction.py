@@ -12,11 +12,20 @@ from lmstudio_async.wire.kv_config import KvConfig, KvConfigStack
 from lmstudio_async.wire.model_info import LlmInstanceInfo, ModelSpecifier
 
 
-class _Part(Struct, tag_field="type", rename="camel", omit_defaults=True, kw_only=True):
-    pass
+class _Part(
+    Struct, tag_field="type", rename="camel", omit_defaults=True, kw_only=True, frozen=True
+):
+    # Frozen, so that chats may share them.
+
+    @property
+    def type(self) -> str:
+        """What the protocol calls this kind of part."""
+        return str(self.__struct_config__.tag)
 
 
-class TextPart(_Part, tag="text"):
+class TextPart(_Part, frozen=True, tag="text"):
+    """Text in a message."""
+
     text: str
 
 
@@ -25,8 +34,12 @@ FileType: TypeAlias = Literal[
 ]
 
 
-class FilePart(_Part, tag="file"):
-    """A file that was given to the server before; `identifier` is the server's name for it."""
+class FilePart(_Part, frozen=True, tag="file"):
+    """A file that was given to the server before; `identifier` is the server's name for it.
+
+    `file_type` is what the server took it for. The server forgets the file when the client that
+    gave it disconnects.
+    """
 
     name: str
     identifier: str
@@ -34,7 +47,7 @@ class FilePart(_Part, tag="file"):
     file_type: FileType
 
 
-class ToolCallRequest(_Part, tag="function"):
+class ToolCallRequest(_Part, frozen=True, tag="function"):
     """A tool call as the model asked for it."""
 
     name: str
@@ -42,33 +55,67 @@ class ToolCallRequest(_Part, tag="function"):
     arguments: dict[str, Any] | None = None
 
 
-class ToolCallRequestPart(_Part, tag="toolCallRequest"):
+class ToolCallRequestPart(_Part, frozen=True, tag="toolCallRequest"):
+    """A tool call in a message."""
+
     tool_call_request: ToolCallRequest
 
 
-class ToolCallResultPart(_Part, tag="toolCallResult"):
+class ToolCallResultPart(_Part, frozen=True, tag="toolCallResult"):
+    """What a tool call gave, in a message; `tool_call_id` is the `id` of its request."""
+
     content: str
     tool_call_id: str | None = None
     name: str | None = None
 
 
 class _ChatMessage(Struct, tag_field="role"):
-    pass
+    content: list[Any]
+
+    @property
+    def role(self) -> str:
+        """Who speaks: "system", "user", "assistant" or "tool"."""
+        return str(self.__struct_config__.tag)
+
+    @property
+    def text(self) -> str:
+        """The text of the message; several parts of text are joined by spaces."""
+        return " ".join(part.text for part in self.content if isinstance(part, TextPart))
+
+    @property
+    def files(self) -> list[FilePart]:
+        """The files in the message."""
+        return [part for part in self.content if isinstance(part, FilePart)]
 
 
 class AssistantMessage(_ChatMessage, tag="assistant"):
+    """What the model said, and the tool calls that it asked for."""
+
     content: list[TextPart | FilePart | ToolCallRequestPart]
+
+    @property
+    def tool_call_requests(self) -> list[ToolCallRequest]:
+        """The tool calls that the model asked for."""
+        return [
+            part.tool_call_request for part in self.content if isinstance(part, ToolCallRequestPart)
+        ]
 
 
 class UserMessage(_ChatMessage, tag="user"):
+    """What the user said, and the files that came with it."""
+
     content: list[TextPart | FilePart]
 
 
 class SystemMessage(_ChatMessage, tag="system"):
+    """What the model is told of its part in the chat."""
+
     content: list[TextPart | FilePart]
 
 
 class ToolMessage(_ChatMessage, tag="tool"):
+    """What tool calls gave."""
+
     content: list[ToolCallResultPart]
 
 
@@ -76,6 +123,8 @@ ChatMessage: TypeAlias = AssistantMessage | UserMessage | SystemMessage | ToolMe
 
 
 class ChatHistory(Struct):
+    """A chat in protocol form."""
+
     messages: list[ChatMessage]
 
 
