@@ -32,9 +32,11 @@ from lmstudio_async.models.embedding import EmbeddingModel
 from lmstudio_async.models.embedding import EmbeddingModel as AsyncEmbeddingModel
 from lmstudio_async.models.llm import LLM, PredictionOptions
 from lmstudio_async.models.llm import LLM as AsyncLLM
+from lmstudio_async.models.mcp_tools import McpToolError, mcp_tools
 from lmstudio_async.models.prediction import PredictionResult, PredictionStream
 from lmstudio_async.models.response_format import BaseModel
 from lmstudio_async.models.scope import ModelScope
+from lmstudio_async.models.tools import ToolFunctionDef, ToolFunctionDefDict
 from lmstudio_async.namespaces.downloaded import DownloadedEmbeddingModel, DownloadedLlm
 from lmstudio_async.version import __version__
 from lmstudio_async.wire.load_config import (
@@ -58,7 +60,10 @@ from lmstudio_async.wire.model_info import (
     ModelQuery,
     Quantization,
 )
-from lmstudio_async.wire.prediction import LlmPredictionFragment, LlmPredictionStats
+from lmstudio_async.wire.prediction import (
+    LlmPredictionFragment,
+    LlmPredictionStats,
+)
 from lmstudio_async.wire.prediction_config import LlmPredictionConfig, LlmReasoningParsing
 from lmstudio_async.wire.server_error import ServerError
 
@@ -99,6 +104,7 @@ __all__ = [
     "LlmPredictionFragment",
     "LlmPredictionStats",
     "LlmReasoningParsing",
+    "McpToolError",
     "MemoryEstimate",
     "MlxKvCacheQuantization",
     "ModelQuery",
@@ -112,6 +118,8 @@ __all__ = [
     "ServerError",
     "ServerInfo",
     "ServerVersion",
+    "ToolFunctionDef",
+    "ToolFunctionDefDict",
     "UsageEstimate",
     "configure_default_client",
     "embedding_model",
@@ -119,4 +127,5 @@ __all__ = [
     "list_downloaded_models",
     "list_loaded_models",
     "llm",
+    "mcp_tools",
 ]
