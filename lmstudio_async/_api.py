@@ -28,6 +28,14 @@ from lmstudio_async.errors import (
     LMStudioValueError,
     LMStudioWebsocketError,
 )
+from lmstudio_async.models.act import ActResult
+from lmstudio_async.models.act_callbacks import (
+    ActCallbacks,
+    GuardToolCallController,
+    PredictionRoundResult,
+    ToolCallRequestError,
+    ToolCallRequestInfo,
+)
 from lmstudio_async.models.embedding import EmbeddingModel
 from lmstudio_async.models.embedding import EmbeddingModel as AsyncEmbeddingModel
 from lmstudio_async.models.llm import LLM, PredictionOptions
@@ -61,14 +69,21 @@ from lmstudio_async.wire.model_info import (
     Quantization,
 )
 from lmstudio_async.wire.prediction import (
+    AssistantMessage,
     LlmPredictionFragment,
     LlmPredictionStats,
+    ToolCallRequest,
+    ToolCallResultPart,
+    ToolMessage,
 )
 from lmstudio_async.wire.prediction_config import LlmPredictionConfig, LlmReasoningParsing
 from lmstudio_async.wire.server_error import ServerError
 
 __all__ = [
     "__version__",
+    "ActCallbacks",
+    "ActResult",
+    "AssistantMessage",
     "AsyncClient",
     "AsyncEmbeddingModel",
     "AsyncLLM",
@@ -80,6 +95,7 @@ __all__ = [
     "EmbeddingModelInfo",
     "EmbeddingModelInstanceInfo",
     "GpuSetting",
+    "GuardToolCallController",
     "LLM",
     "LMStudioCancelledError",
     "LMStudioChannelClosedError",
@@ -112,14 +128,20 @@ __all__ = [
     "BaseModel",
     "PredictionOptions",
     "PredictionResult",
+    "PredictionRoundResult",
     "PredictionStream",
     "ProcessingState",
     "Quantization",
     "ServerError",
     "ServerInfo",
     "ServerVersion",
+    "ToolCallRequest",
+    "ToolCallRequestError",
+    "ToolCallRequestInfo",
+    "ToolCallResultPart",
     "ToolFunctionDef",
     "ToolFunctionDefDict",
+    "ToolMessage",
     "UsageEstimate",
     "configure_default_client",
     "embedding_model",

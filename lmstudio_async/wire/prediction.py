@@ -6,7 +6,7 @@ lms-external-backend-interfaces: llmBackendInterface.
 
 from typing import Any, Literal, TypeAlias
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from lmstudio_async.wire.kv_config import KvConfig, KvConfigStack
 from lmstudio_async.wire.model_info import LlmInstanceInfo, ModelSpecifier
@@ -47,6 +47,8 @@ class ToolCallRequestPart(_Part, tag="toolCallRequest"):
 
 
 class ToolCallResultPart(_Part, tag="toolCallResult"):
+    """What a tool call came to: `content` is JSON as a rule, `tool_call_id` the request's `id`."""
+
     content: str
     tool_call_id: str | None = None
     name: str | None = None
@@ -57,6 +59,8 @@ class _ChatMessage(Struct, tag_field="role"):
 
 
 class AssistantMessage(_ChatMessage, tag="assistant"):
+    """What the model said, and the tool calls that it asked for."""
+
     content: list[TextPart | FilePart | ToolCallRequestPart]
 
 
@@ -69,6 +73,8 @@ class SystemMessage(_ChatMessage, tag="system"):
 
 
 class ToolMessage(_ChatMessage, tag="tool"):
+    """The results of the tool calls in the message before."""
+
     content: list[ToolCallResultPart]
 
 
@@ -244,3 +250,40 @@ class ApplyPromptTemplateParameter(Struct, rename="camel", kw_only=True):
 
 class ApplyPromptTemplateResult(Struct):
     formatted: str
+
+
+class ToolCallGenerationStartPacket(_Packet, tag="toolCallGenerationStart"):
+    """The model begins to write a tool call. `tool_call_id` is the model's own, if it has one."""
+
+    tool_call_id: str | None = None
+
+
+class ToolCallGenerationNamePacket(_Packet, tag="toolCallGenerationNameReceived"):
+    name: str
+
+
+class ToolCallGenerationArgumentPacket(_Packet, tag="toolCallGenerationArgumentFragmentGenerated"):
+    content: str
+
+
+class ToolCallGenerationEndPacket(_Packet, tag="toolCallGenerationEnd"):
+    """`raw_content` is what the model wrote, in whatever notation it uses."""
+
+    tool_call_request: ToolCallRequest
+    raw_content: str | None = None
+
+
+class ToolCallGenerationFailedPacket(_Packet, tag="toolCallGenerationFailed"):
+    """What the model wrote is no tool call after all."""
+
+    error: Raw
+    raw_content: str | None = None
+
+
+ToolCallPacket: TypeAlias = (
+    ToolCallGenerationStartPacket
+    | ToolCallGenerationNamePacket
+    | ToolCallGenerationArgumentPacket
+    | ToolCallGenerationEndPacket
+    | ToolCallGenerationFailedPacket
+)
