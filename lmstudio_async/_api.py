@@ -31,14 +31,24 @@ from lmstudio_async.errors import (
     LMStudioValueError,
     LMStudioWebsocketError,
 )
+from lmstudio_async.models.act import ActResult
+from lmstudio_async.models.act_callbacks import (
+    ActCallbacks,
+    GuardToolCallController,
+    PredictionRoundResult,
+    ToolCallRequestError,
+    ToolCallRequestInfo,
+)
 from lmstudio_async.models.chat import Chat
 from lmstudio_async.models.embedding import EmbeddingModel
 from lmstudio_async.models.embedding import EmbeddingModel as AsyncEmbeddingModel
 from lmstudio_async.models.llm import LLM, PredictionOptions
 from lmstudio_async.models.llm import LLM as AsyncLLM
+from lmstudio_async.models.mcp_tools import McpToolError, mcp_tools
 from lmstudio_async.models.prediction import PredictionResult, PredictionStream
 from lmstudio_async.models.response_format import BaseModel
 from lmstudio_async.models.scope import ModelScope
+from lmstudio_async.models.tools import ToolFunctionDef, ToolFunctionDefDict
 from lmstudio_async.namespaces.downloaded import DownloadedEmbeddingModel, DownloadedLlm
 from lmstudio_async.version import __version__
 from lmstudio_async.wire.load_config import (
@@ -81,10 +91,13 @@ from lmstudio_async.wire.server_error import ServerError
 
 __all__ = [
     "__version__",
+    "ActCallbacks",
+    "ActResult",
     "AssistantResponse",
     "AsyncClient",
     "AsyncEmbeddingModel",
     "AsyncLLM",
+    "BaseModel",
     "Chat",
     "ChatHistoryData",
     "Client",
@@ -96,6 +109,7 @@ __all__ = [
     "EmbeddingModelInstanceInfo",
     "FileHandle",
     "GpuSetting",
+    "GuardToolCallController",
     "LLM",
     "LMStudioCancelledError",
     "LMStudioChannelClosedError",
@@ -122,13 +136,14 @@ __all__ = [
     "LlmPredictionFragment",
     "LlmPredictionStats",
     "LlmReasoningParsing",
+    "McpToolError",
     "MemoryEstimate",
     "MlxKvCacheQuantization",
     "ModelQuery",
     "ModelScope",
-    "BaseModel",
     "PredictionOptions",
     "PredictionResult",
+    "PredictionRoundResult",
     "PredictionStream",
     "ProcessingState",
     "Quantization",
@@ -139,7 +154,11 @@ __all__ = [
     "TextData",
     "ToolCallRequest",
     "ToolCallRequestData",
+    "ToolCallRequestError",
+    "ToolCallRequestInfo",
     "ToolCallResultData",
+    "ToolFunctionDef",
+    "ToolFunctionDefDict",
     "ToolResultMessage",
     "UsageEstimate",
     "UserMessage",
@@ -149,5 +168,6 @@ __all__ = [
     "list_downloaded_models",
     "list_loaded_models",
     "llm",
+    "mcp_tools",
     "prepare_image",
 ]

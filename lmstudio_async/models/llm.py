@@ -1,12 +1,14 @@
 """Handles of LLMs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypedDict, TypeVar, Unpack, overload
 
 import msgspec
 
-from lmstudio_async.arguments import check_callback, check_key, check_text
+from lmstudio_async.arguments import check_callback, check_count, check_key, check_text
 from lmstudio_async.errors import LMStudioTypeError, LMStudioValueError
+from lmstudio_async.models.act import Act, ActResult
+from lmstudio_async.models.act_callbacks import ActCallbacks, check_callbacks
 from lmstudio_async.models.handle import ModelHandle
 from lmstudio_async.models.history import HistoryInput, chat_history
 from lmstudio_async.models.kinds import LLM_KIND
@@ -17,6 +19,7 @@ from lmstudio_async.models.prediction import (
     PredictionStream,
 )
 from lmstudio_async.models.response_format import ResponseFormat, response_format
+from lmstudio_async.models.tools import ToolDefinition, tools_by_name
 from lmstudio_async.wire.config_input import parse_config
 from lmstudio_async.wire.kv_config import (
     KvConfig,
@@ -230,6 +233,45 @@ class LLM(ModelHandle[LlmInstanceInfo, LlmLoadModelConfig]):
         )
         asked = f"a completion of {self.identifier!r}"
         return self._stream(settings, asked, parameter, fallback)
+
+    async def act(
+        self,
+        chat: HistoryInput,
+        tools: Iterable[ToolDefinition],
+        *,
+        max_prediction_rounds: int | None = None,
+        max_parallel_tool_calls: int | None = 1,
+        config: LlmPredictionConfig | Mapping[str, Any] | None = None,
+        preset: str | None = None,
+        **callbacks: Unpack[ActCallbacks],
+    ) -> ActResult:
+        """Let the model answer, and call tools for it, round by round until it needs none.
+
+        Cancelling it cancels the tool calls and stops the generation.
+
+        chat: as in `respond`. It is not changed: `on_message` tells what to add to it.
+        tools: functions with a docstring and annotations, or `ToolFunctionDef`s.
+        max_prediction_rounds: in the last of them, the model gets no tools.
+        max_parallel_tool_calls: how many calls may run at once, None for any number.
+        config, preset: as in `respond`.
+        callbacks: as in `ActCallbacks`.
+        """
+        check_callbacks(callbacks)
+        settings = parse_config(LlmPredictionConfig, config, "config")
+        if settings.raw_tools is not None:
+            raise LMStudioValueError("config: raw_tools is made of the tools that are passed")
+        act = Act(
+            pool=self._pool,
+            specifier=self._specifier,
+            tools=tools_by_name(tools),
+            config=settings,
+            preset=None if preset is None else check_key("preset", preset),
+            max_rounds=check_count("max_prediction_rounds", max_prediction_rounds),
+            max_parallel_calls=check_count("max_parallel_tool_calls", max_parallel_tool_calls),
+            callbacks=callbacks,
+            asked=f"a response of {self.identifier!r}",
+        )
+        return await act.run(chat_history(chat))
 
     async def apply_prompt_template(
         self,

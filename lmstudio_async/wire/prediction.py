@@ -6,7 +6,7 @@ lms-external-backend-interfaces: llmBackendInterface.
 
 from typing import Any, Literal, TypeAlias
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from lmstudio_async.wire.kv_config import KvConfig, KvConfigStack
 from lmstudio_async.wire.model_info import LlmInstanceInfo, ModelSpecifier
@@ -62,7 +62,7 @@ class ToolCallRequestPart(_Part, frozen=True, tag="toolCallRequest"):
 
 
 class ToolCallResultPart(_Part, frozen=True, tag="toolCallResult"):
-    """What a tool call gave, in a message; `tool_call_id` is the `id` of its request."""
+    """What a tool call came to: `content` is JSON as a rule, `tool_call_id` the request's `id`."""
 
     content: str
     tool_call_id: str | None = None
@@ -114,7 +114,7 @@ class SystemMessage(_ChatMessage, tag="system"):
 
 
 class ToolMessage(_ChatMessage, tag="tool"):
-    """What tool calls gave."""
+    """The results of the tool calls in the message before."""
 
     content: list[ToolCallResultPart]
 
@@ -293,3 +293,40 @@ class ApplyPromptTemplateParameter(Struct, rename="camel", kw_only=True):
 
 class ApplyPromptTemplateResult(Struct):
     formatted: str
+
+
+class ToolCallGenerationStartPacket(_Packet, tag="toolCallGenerationStart"):
+    """The model begins to write a tool call. `tool_call_id` is the model's own, if it has one."""
+
+    tool_call_id: str | None = None
+
+
+class ToolCallGenerationNamePacket(_Packet, tag="toolCallGenerationNameReceived"):
+    name: str
+
+
+class ToolCallGenerationArgumentPacket(_Packet, tag="toolCallGenerationArgumentFragmentGenerated"):
+    content: str
+
+
+class ToolCallGenerationEndPacket(_Packet, tag="toolCallGenerationEnd"):
+    """`raw_content` is what the model wrote, in whatever notation it uses."""
+
+    tool_call_request: ToolCallRequest
+    raw_content: str | None = None
+
+
+class ToolCallGenerationFailedPacket(_Packet, tag="toolCallGenerationFailed"):
+    """What the model wrote is no tool call after all."""
+
+    error: Raw
+    raw_content: str | None = None
+
+
+ToolCallPacket: TypeAlias = (
+    ToolCallGenerationStartPacket
+    | ToolCallGenerationNamePacket
+    | ToolCallGenerationArgumentPacket
+    | ToolCallGenerationEndPacket
+    | ToolCallGenerationFailedPacket
+)
