@@ -7,7 +7,7 @@ import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,7 +26,26 @@ _SHARED_CONTEXT = (
     "Predictions that run at once share the context unless the model is loaded with a unified KV "
     "cache switched off"
 )
+_GRAMMARS = {"grammar", "json_schema"}
+_GRAMMAR_ERROR = " llg error: "
 _LOG_TAIL = 2000  # characters of a worker's log that go into an error
+
+
+class _Log:
+    """What a worker writes to its standard error: a file that is read while it is written."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self.file = open(path, "wb")  # noqa: SIM115
+        self.close = self.file.close
+
+    def size(self) -> int:
+        return os.path.getsize(self._path)
+
+    def read(self, position: int) -> str:
+        with open(self._path, "rb") as file:
+            file.seek(position)
+            return file.read(_LOG_TAIL).decode(errors="replace")
 
 
 class Engine:
@@ -36,9 +55,11 @@ class Engine:
     under way then will report.
     """
 
-    def __init__(self, process: Process, session: aiohttp.ClientSession) -> None:
+    def __init__(self, process: Process, session: aiohttp.ClientSession, log: _Log) -> None:
         self._process = process
         self._session = session
+        self._log = log
+        self._grammar_lock = anyio.Lock()
         self.stopped = False
 
     async def wait(self) -> None:
@@ -52,7 +73,11 @@ class Engine:
 
     async def stream(self, path: str, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """The events of an answer. The engine stops working on it when the iterator is closed."""
-        async with self._request(path, body) as response:
+        async with AsyncExitStack() as stack:
+            if _GRAMMARS & body.keys():
+                response = await self._with_grammar(path, body, stack)
+            else:
+                response = await stack.enter_async_context(self._request(path, body))
             if response.content_type != "text/event-stream":
                 _decode(await response.read())
                 raise RequestError("The engine gave no stream")
@@ -62,6 +87,23 @@ class Engine:
                 for event in events:
                     if event.startswith(b"data: {"):
                         yield _decode(event[len(b"data: ") :])
+
+    async def _with_grammar(
+        self, path: str, body: dict[str, Any], stack: AsyncExitStack
+    ) -> aiohttp.ClientResponse:
+        """Begin a request with a grammar or schema. Raises RequestError if that is not valid.
+
+        A schema that the engine does not understand it ignores, but for a message in its log. The
+        answer begins after it; one request at a time, so that the message is of this one.
+        """
+        async with self._grammar_lock:
+            position = self._log.size()
+            response = await stack.enter_async_context(self._request(path, body))
+            log = self._log.read(position)
+        if (at := log.find(_GRAMMAR_ERROR)) >= 0:
+            reason = log[at + len(_GRAMMAR_ERROR) :].partition("\n\n")[0].strip()
+            raise RequestError("The engine refused the grammar or JSON schema", cause=reason)
+        return response
 
     @asynccontextmanager
     async def _request(
@@ -98,15 +140,15 @@ async def running_engine(
     """
     with (
         tempfile.TemporaryDirectory(prefix="lmstudio-async-") as directory,
-        tempfile.TemporaryFile() as log,
+        closing(_Log(os.path.join(directory, "log"))) as log,
     ):
         if _HAS_UNIX_SOCKETS:
             hostname, api_key = os.path.join(directory, "s.sock"), ""
         else:  # anyone on this machine can reach a port, while the folder of a socket is private
             hostname, api_key = "127.0.0.1", secrets.token_urlsafe()
-        async with AsyncExitStack() as closing:
+        async with AsyncExitStack() as stack:
             with anyio.CancelScope(shield=True):  # half a start would leave a process behind
-                process = await _spawn(log)
+                process = await _spawn(log.file)
             grace = 0.0
             try:
                 address = await _load(
@@ -124,9 +166,9 @@ async def running_engine(
                 )
                 # Closed after the process has ended: closing it waits for requests under way.
                 session = _http_session(hostname, address, api_key)
-                await closing.enter_async_context(session)
+                await stack.enter_async_context(session)
                 grace = _EXIT_GRACE
-                yield Engine(process, session)
+                yield Engine(process, session, log)
             finally:
                 with anyio.CancelScope(shield=True):
                     await _end(process, grace)
@@ -154,7 +196,7 @@ async def _load(
     config: dict[str, Any],
     size_bytes: int,
     report: Callable[[float], None],
-    log: IO[bytes],
+    log: _Log,
 ) -> str:
     """Have the worker load its model; the address on which it listens then."""
     assert process.stdin is not None
@@ -175,7 +217,7 @@ async def _load(
         await process.wait()
         raise RequestError(
             f"The engine could not load the model ({_exit_status(process)})",
-            cause=_tail(log) or None,
+            cause=log.read(max(log.size() - _LOG_TAIL, 0)).strip() or None,
         )
     return line.decode().strip()
 
@@ -228,8 +270,3 @@ def _exit_status(process: Process) -> str:
     if code is not None and code < 0:
         return f"killed by signal {-code}"
     return f"exit status {code}"
-
-
-def _tail(log: IO[bytes]) -> str:
-    log.seek(0)
-    return log.read().decode(errors="replace")[-_LOG_TAIL:].strip()

@@ -10,6 +10,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from lmstudio_async.wire.kv_config import KvConfig, KvConfigStack
 from lmstudio_async.wire.model_info import LlmInstanceInfo, ModelSpecifier
+from lmstudio_async.wire.server_error import ServerError
 
 
 class _Part(Struct, tag_field="type", rename="camel", omit_defaults=True, kw_only=True):
@@ -84,6 +85,16 @@ class PredictParameter(Struct, rename="camel", omit_defaults=True, kw_only=True)
 
     model_specifier: ModelSpecifier
     history: ChatHistory
+    prediction_config_stack: KvConfigStack
+    fuzzy_preset_identifier: str | None = None
+    ignore_server_session_config: bool | None = None
+
+
+class CompleteRawTextParameter(Struct, rename="camel", omit_defaults=True, kw_only=True):
+    """Creation parameter of the `completeRawText` channel."""
+
+    model_specifier: ModelSpecifier
+    raw_prompt: str
     prediction_config_stack: KvConfigStack
     fuzzy_preset_identifier: str | None = None
     ignore_server_session_config: bool | None = None
@@ -192,6 +203,34 @@ class PromptProcessingProgressPacket(_Packet, tag="promptProcessingProgress"):
     details: PromptProcessingDetails | UnsetType = UNSET
 
 
+class ToolCallGenerationStartPacket(_Packet, tag="toolCallGenerationStart"):
+    """The model begins to call a tool."""
+
+    tool_call_id: str | UnsetType = UNSET
+
+
+class ToolCallGenerationNamePacket(_Packet, tag="toolCallGenerationNameReceived"):
+    name: str
+
+
+class ToolCallGenerationArgumentsPacket(_Packet, tag="toolCallGenerationArgumentFragmentGenerated"):
+    """More of the arguments' JSON."""
+
+    content: str
+
+
+class ToolCallGenerationEndPacket(_Packet, tag="toolCallGenerationEnd"):
+    """The call is complete; `raw_content` is how the model put it."""
+
+    tool_call_request: ToolCallRequest
+    raw_content: str | UnsetType = UNSET
+
+
+class ToolCallGenerationFailedPacket(_Packet, tag="toolCallGenerationFailed"):
+    error: ServerError
+    raw_content: str | UnsetType = UNSET
+
+
 class PredictionSuccessPacket(_Packet, tag="success"):
     stats: LlmPredictionStats
     model_info: LlmInstanceInfo
@@ -200,6 +239,13 @@ class PredictionSuccessPacket(_Packet, tag="success"):
 
 
 PredictPacket: TypeAlias = FragmentPacket | PromptProcessingProgressPacket | PredictionSuccessPacket
+
+
+class PreloadDraftModelParameter(Struct, rename="camel"):
+    """Parameter of `preloadDraftModel`."""
+
+    specifier: ModelSpecifier
+    draft_model_key: str
 
 
 class ApplyPromptTemplateOptions(Struct, rename="camel", omit_defaults=True, kw_only=True):
