@@ -6,6 +6,14 @@ from typing import Any
 
 import lmstudio
 
+CITY = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 12}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+REQUIRED = {"type": "generic", "mode": "required"}
+
 
 def main(address: str, key: str, embedder: str) -> None:
     seen: dict[str, Any] = {}
@@ -28,6 +36,32 @@ def main(address: str, key: str, embedder: str) -> None:
         seen["fragments"] = [fragment.content for fragment in stream]
         seen["stopReason"] = stream.result().stats.stop_reason
         seen["promptTemplate"] = model.apply_prompt_template(question)
+
+        structured = model.respond(
+            "Where is the Louvre?",
+            response_format=CITY,
+            config={"temperature": 0, "maxTokens": 40},
+        )
+        seen["structured"] = structured.parsed
+        raw = model.complete("One, two, three, four,", config={"temperature": 0, "maxTokens": 4})
+        seen["completed"] = raw.content
+
+        calls: list[list[int]] = []
+
+        def add(a: int, b: int) -> int:
+            """Add two numbers."""
+            calls.append([a, b])
+            return a + b
+
+        # A model this small calls no tool of its own accord.
+        required = {"key": "llm.prediction.toolChoice", "value": REQUIRED}
+        acted = model.act(
+            "What is 17 + 25?",
+            [add],
+            max_prediction_rounds=2,
+            config={"temperature": 0, "maxTokens": 60, "raw": {"fields": [required]}},
+        )
+        seen["calls"], seen["rounds"] = calls, acted.rounds
 
         endless = model.respond_stream("Tell me a very long story.", config={"temperature": 0})
         for _ in endless:
