@@ -15,6 +15,9 @@ from lmstudio_async.wire.prediction import (
     ToolMessage,
 )
 
+# With this one clients have `predict` complete a raw text.
+_TEXTS_ALONE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+
 
 async def render_prompt(
     engine: Engine, history: ChatHistory, settings: PredictionSettings, offer: ToolOffer | None
@@ -29,8 +32,12 @@ async def render_prompt(
     template = settings.get("promptTemplate")
     if template is None:
         return await _render_with_model(engine, chat, settings)
-    if template.get("type") == "manual" and "manualPromptTemplate" in template:
-        return _render_manually(chat, template["manualPromptTemplate"])
+    match template:
+        case {"type": "manual", "manualPromptTemplate": dict(manual)}:
+            return _render_manually(chat, manual)
+        case {"type": "jinja", "jinjaPromptTemplate": {"template": str(jinja)}}:
+            if jinja.strip() == _TEXTS_ALONE:
+                return "".join(_text(message) for message in chat.messages)
     raise feature_not_supported(
         "promptTemplate", "This server takes a Jinja template when a model is loaded, not later"
     )
@@ -60,9 +67,10 @@ def _render_manually(chat: ChatHistory, template: dict[str, str]) -> str:
     prompt = ""
     for message in chat.messages:
         role = _role(message).capitalize()
-        prompt += template[f"before{role}"] + _text(message) + template[f"after{role}"]
+        prompt += template.get(f"before{role}", "") + _text(message)
+        prompt += template.get(f"after{role}", "")
     # A chat that ends with the model's own words asks for nothing more than an answer to them.
-    return prompt + template["beforeAssistant"]
+    return prompt + template.get("beforeAssistant", "")
 
 
 def _role(message: ChatMessage) -> str:

@@ -12,7 +12,6 @@ CITY = {
     "required": ["city"],
     "additionalProperties": False,
 }
-REQUIRED = {"type": "generic", "mode": "required"}
 
 
 def main(address: str, key: str, embedder: str) -> None:
@@ -53,13 +52,15 @@ def main(address: str, key: str, embedder: str) -> None:
             calls.append([a, b])
             return a + b
 
-        # A model this small calls no tool of its own accord.
-        required = {"key": "llm.prediction.toolChoice", "value": REQUIRED}
+        # A model this small calls no tool unless it sees how.
+        chat = lmstudio.Chat()
+        for a, b in ((2, 3), (40, 9)):
+            chat.add_user_message(f"What is {a} + {b}?")
+            call = {"name": "add", "arguments": {"a": a, "b": b}}
+            chat.add_assistant_response(json.dumps(call))
+        chat.add_user_message("What is 17 + 25?")
         acted = model.act(
-            "What is 17 + 25?",
-            [add],
-            max_prediction_rounds=2,
-            config={"temperature": 0, "maxTokens": 60, "raw": {"fields": [required]}},
+            chat, [add], max_prediction_rounds=2, config={"temperature": 0, "maxTokens": 60}
         )
         seen["calls"], seen["rounds"] = calls, acted.rounds
 

@@ -96,18 +96,18 @@ def long_chat(turns: int, policy: str, **config: object) -> dict[str, object]:
 @pytest.mark.engine
 @pytest.mark.asyncio
 async def test_a_chat_that_is_too_long(llm: RawSocket) -> None:
-    async with llm.loading(config={"llm.load.contextLength": 512}):
+    async with llm.loading(config={"llm.load.contextLength": 256}):
         with pytest.raises(Refused, match="context"):
-            await llm.channel("predict", long_chat(12, "stopAtLimit", **at_most(4)))
+            await llm.channel("predict", long_chat(7, "stopAtLimit", **at_most(4)))
         for policy in ("truncateMiddle", "rollingWindow"):
-            packets = await llm.channel("predict", long_chat(12, policy, **at_most(4)))
+            packets = await llm.channel("predict", long_chat(7, policy, **at_most(4)))
             stats = packets[-1]["stats"]
             assert stats["stopReason"] == "maxPredictedTokensReached"
-            assert 400 < stats["promptTokensCount"] <= 508
+            assert 150 < stats["promptTokensCount"] <= 252
         with pytest.raises(Refused, match="contextOverflowPolicy"):
             await llm.channel("predict", long_chat(1, "hope"))
         with pytest.raises(Refused, match="context"):  # nothing to leave out
-            await llm.predict("many words " * 300, {"contextOverflowPolicy": "rollingWindow"})
+            await llm.predict("many words " * 150, {"contextOverflowPolicy": "rollingWindow"})
 
 
 @pytest.mark.engine
@@ -116,16 +116,16 @@ async def test_a_chat_that_is_too_long(llm: RawSocket) -> None:
 async def test_a_prediction_that_fills_the_context(llm: RawSocket, policy: str) -> None:
     # No end of the text, so that it goes on.
     endless = {"llama.logitBias": [[2, "-inf"], [0, "-inf"]], "contextOverflowPolicy": policy}
-    async with llm.loading(config={"llm.load.contextLength": 128}):
-        parameter = prediction("Count to a million.", endless | at_most(150))
+    async with llm.loading(config={"llm.load.contextLength": 64}):
+        parameter = prediction("Count to a million.", endless | at_most(60))
         packets = await llm.channel("predict", parameter)
         stats = packets[-1]["stats"]
         if policy == "stopAtLimit":
             assert stats["stopReason"] == "contextLengthReached"
-            assert stats["totalTokensCount"] == 128
+            assert stats["totalTokensCount"] == 64
         else:
             assert stats["stopReason"] == "maxPredictedTokensReached"
-            assert stats["predictedTokensCount"] == 150
+            assert stats["predictedTokensCount"] == 60
         counts = [packet["fragment"]["tokensCount"] for packet in packets if "fragment" in packet]
         assert sum(counts) == stats["predictedTokensCount"]
         assert [packet["progress"] for packet in packets if "progress" in packet][-1] == 1
