@@ -83,6 +83,7 @@ class Generation:
                 return
             tokens = await prompt_tokens(self._instance, prompt + "".join(self._text))
             request = shifted(tokens, self._limit, self._policy)
+            self._stop_reason = "userStopped"  # unless the engine comes to an end before
 
     async def _request(
         self, prompt: str | list[int], work: Work

@@ -60,6 +60,8 @@ class Output:
     def feed(self, piece: Piece) -> Iterator[Struct]:
         self._tokens_count += piece.tokens_count
         self._tokens += piece.tokens
+        if not piece.text:  # the end of the text is a token, too
+            return
         marked: Iterable[Marked] = [Marked(piece.text, "none")]
         if self._reasoning is not None:
             marked = self._reasoning.feed(piece.text)

@@ -8,15 +8,14 @@ from lmstudio_async.embedded.refusal import RequestError, feature_not_supported
 from lmstudio_async.wire.kv_config import KvConfig, KvConfigStack
 
 _PREFIX = "llm.prediction."
-_ON: dict[str, Any] = {"checked": True}
 # The defaults of the protocol's own description of these settings, but for the last: a model that
 # never comes to an end must not keep a machine busy unless someone asks for it.
 DEFAULTS: dict[str, Any] = {
     _PREFIX + "temperature": 0.8,
     _PREFIX + "topKSampling": 40,
-    _PREFIX + "repeatPenalty": _ON | {"value": 1.1},
-    _PREFIX + "minPSampling": _ON | {"value": 0.05},
-    _PREFIX + "topPSampling": _ON | {"value": 0.95},
+    _PREFIX + "repeatPenalty": {"checked": True, "value": 1.1},
+    _PREFIX + "minPSampling": {"checked": True, "value": 0.05},
+    _PREFIX + "topPSampling": {"checked": True, "value": 0.95},
     _PREFIX + "maxPredictedTokens": {"checked": False, "value": 1000},
     _PREFIX + "stopStrings": [],
     _PREFIX + "toolCallStopStrings": [],
@@ -55,7 +54,8 @@ class PredictionSettings:
             *(self.get("promptTemplate") or {}).get("stopStrings", []),
         ]
         self.tool_call_stop_strings = self._strings("toolCallStopStrings")
-        self.max_tokens: int | None = self.checked("maxPredictedTokens")
+        most = self.checked("maxPredictedTokens")
+        self.max_tokens: int | None = None if most is None or most < 0 else most
         self.log_probs: int | None = self.checked("logProbs")
         self.structured: dict[str, Any] | None = self._structured()
 
@@ -68,7 +68,7 @@ class PredictionSettings:
     def overflow_policy(self) -> OverflowPolicy:
         policy: OverflowPolicy = self.get("contextOverflowPolicy")
         if policy not in _POLICIES:
-            raise _no_value("contextOverflowPolicy", policy)
+            raise no_value("contextOverflowPolicy", policy)
         return policy
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -82,12 +82,12 @@ class PredictionSettings:
         try:
             return value["value"] if value["checked"] else None
         except (TypeError, KeyError):
-            raise _no_value(name, value) from None
+            raise no_value(name, value) from None
 
     def _strings(self, name: str) -> list[str]:
         value = self.get(name)
         if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-            raise _no_value(name, value)
+            raise no_value(name, value)
         return [one for one in value if one]  # the engine would stop at once for an empty one
 
     def _sampling(self) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class PredictionSettings:
                 try:
                     parameters |= translate(value)
                 except (TypeError, KeyError, ValueError, AttributeError):
-                    raise _no_value(name, value) from None
+                    raise no_value(name, value) from None
         return parameters
 
     def _structured(self) -> dict[str, Any] | None:
@@ -113,10 +113,11 @@ class PredictionSettings:
                     return {"json_schema": schema}
             case {"type": "gbnf", "gbnfGrammar": str(grammar)} if grammar.strip():
                 return {"grammar": grammar}
-        raise _no_value("structured", value)
+        raise no_value("structured", value)
 
 
-def _no_value(name: str, value: Any) -> RequestError:
+def no_value(name: str, value: Any) -> RequestError:
+    """The error for a value that a setting cannot have."""
     return RequestError(f"{value!r} is no value for {_PREFIX}{name}")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from lmstudio_async.embedded.prediction_settings import PredictionSettings
+from lmstudio_async.embedded.prediction_settings import PredictionSettings, no_value
 from lmstudio_async.embedded.refusal import RequestError
 from lmstudio_async.wire.prediction import (
     AssistantMessage,
@@ -98,20 +98,29 @@ class ToolOffer:
 
 def offered_tools(settings: PredictionSettings) -> ToolOffer | None:
     """The tools that the settings offer to the model. Raises RequestError."""
-    setting = settings.get("tools") or {"type": "none"}
-    match settings.get("toolChoice") or {"type": "generic", "mode": "auto"}:
+    definitions: list[Any] = []
+    match settings.get("tools"):
+        case {"type": "toolArray", "tools": list(definitions)}:
+            pass
+        case None | {"type": "none"} | {"type": "toolArray", "tools": None}:
+            pass
+        case {"type": "toolArray"} as setting if "tools" not in setting:
+            pass
+        case other:
+            raise no_value("tools", other)
+    match settings.get("toolChoice"):
+        case None:
+            mode = "auto"
         case {"type": "generic", "mode": "none" | "auto" | "required" as mode}:
             pass
         case other:
-            raise RequestError(f"{other!r} is no value for llm.prediction.toolChoice")
-    if setting.get("type") != "toolArray" or mode == "none":
+            raise no_value("toolChoice", other)
+    if mode == "required" and not definitions:
+        raise RequestError("A tool call is required, but there are no tools")
+    if mode == "none" or not definitions:
         return None
     naming = settings.get("toolNaming")
-    tools = [_tool(one, naming) for one in setting.get("tools") or []]
-    if not tools:
-        if mode == "required":
-            raise RequestError("A tool call is required, but there are no tools")
-        return None
+    tools = [_tool(one, naming) for one in definitions]
     if len({tool.shown for tool in tools}) < len(tools):
         raise RequestError(f"Two tools have the same name once {naming!r} is applied to it")
     if settings.structured is not None:

@@ -63,6 +63,13 @@ def test_bad_values_are_named(name: str, value: Any) -> None:
         settings(name, value)
 
 
+@pytest.mark.parametrize(
+    ("checked", "value", "most"), [(True, 7, 7), (True, -1, None), (False, 7, None)]
+)
+def test_token_limits(checked: bool, value: int, most: int | None) -> None:
+    assert settings("maxPredictedTokens", {"checked": checked, "value": value}).max_tokens == most
+
+
 @pytest.mark.engine
 @pytest.mark.asyncio
 async def test_log_probabilities(llm: RawSocket) -> None:
@@ -138,6 +145,20 @@ async def test_reasoning_is_told_apart(llm: RawSocket) -> None:
         assert counted in (stats["predictedTokensCount"], stats["predictedTokensCount"] - 1)
         packets = await llm.channel("predict", prediction("2+2?", config | off))
         assert {p["fragment"]["reasoningType"] for p in packets if "fragment" in p} == {"none"}
+
+
+@pytest.mark.engine
+@pytest.mark.asyncio
+async def test_a_template_may_begin_the_reasoning(llm: RawSocket) -> None:
+    template = {"template": "{{ messages[0]['content'] }}<think>\n"}
+    load = {"llm.load.promptTemplate": {"type": "jinja", "jinjaPromptTemplate": template}}
+    structured = {"type": "gbnf", "gbnfGrammar": 'root ::= "So</think>Four"'}
+    async with llm.loading(config=load):
+        packets = await llm.channel("predict", prediction("2+2?", {"structured": structured}))
+        fragments = [packet["fragment"] for packet in packets if "fragment" in packet]
+        kinds = dict.fromkeys(fragment["reasoningType"] for fragment in fragments)
+        assert list(kinds) == ["reasoning", "reasoningEndTag", "none"]
+        assert fragments[0]["content"][0] == "S"
 
 
 @pytest.mark.engine

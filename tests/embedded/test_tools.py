@@ -92,6 +92,7 @@ def test_no_tools(values: dict[str, Any]) -> None:
     [
         ({"tools": tool_array("add")}, "no tool"),
         ({"tools": tool_array(NOW, NOW)}, "same name"),
+        ({"tools": "all of them"}, "prediction.tools"),
         ({"tools": tool_array(NOW), "toolChoice": choice("maybe")}, "toolChoice"),
         ({"tools": tool_array(), "toolChoice": choice("required")}, "no tools"),
         ({"tools": tool_array(NOW), "structured": {"type": "json"}}, "together"),
