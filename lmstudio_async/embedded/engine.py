@@ -26,8 +26,10 @@ _SHARED_CONTEXT = (
     "Predictions that run at once share the context unless the model is loaded with a unified KV "
     "cache switched off"
 )
-_GRAMMARS = {"grammar", "json_schema"}
+_PROBE_PROMPT, _PROBE_ANSWER = "1, 2, 3,", "Z"
 _GRAMMAR_ERROR = " llg error: "
+_LOG_DELAY = 1.0  # seconds
+_MAX_KNOWN_GRAMMARS = 64
 _LOG_TAIL = 2000  # characters of a worker's log that go into an error
 
 
@@ -60,6 +62,7 @@ class Engine:
         self._session = session
         self._log = log
         self._grammar_lock = anyio.Lock()
+        self._valid_grammars: set[str] = set()
         self.stopped = False
 
     async def wait(self) -> None:
@@ -73,11 +76,7 @@ class Engine:
 
     async def stream(self, path: str, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """The events of an answer. The engine stops working on it when the iterator is closed."""
-        async with AsyncExitStack() as stack:
-            if _GRAMMARS & body.keys():
-                response = await self._with_grammar(path, body, stack)
-            else:
-                response = await stack.enter_async_context(self._request(path, body))
+        async with self._request(path, body) as response:
             if response.content_type != "text/event-stream":
                 _decode(await response.read())
                 raise RequestError("The engine gave no stream")
@@ -88,22 +87,42 @@ class Engine:
                     if event.startswith(b"data: {"):
                         yield _decode(event[len(b"data: ") :])
 
-    async def _with_grammar(
-        self, path: str, body: dict[str, Any], stack: AsyncExitStack
-    ) -> aiohttp.ClientResponse:
-        """Begin a request with a grammar or schema. Raises RequestError if that is not valid.
+    async def check_grammar(self, grammar: str) -> None:
+        """Raise RequestError for a grammar in llguidance's dialect of Lark that is not valid.
 
-        A schema that the engine does not understand it ignores, but for a message in its log. The
-        answer begins after it; one request at a time, so that the message is of this one.
+        The engine would go on without it, but for a message in its log. So it is tried out, with a
+        character before it which, at that place, nothing else than a grammar brings forth.
         """
-        async with self._grammar_lock:
+        if grammar in self._valid_grammars:
+            return
+        start = f'\nstart: "{_PROBE_ANSWER}" begin\nbegin: '
+        probe = {
+            "prompt": _PROBE_PROMPT,
+            "grammar": grammar.replace("\nstart: ", start, 1),
+            "temperature": 0,
+            "n_predict": 1,
+        }
+        async with self._grammar_lock:  # so that a message in the log is about this one
             position = self._log.size()
-            response = await stack.enter_async_context(self._request(path, body))
-            log = self._log.read(position)
-        if (at := log.find(_GRAMMAR_ERROR)) >= 0:
-            reason = log[at + len(_GRAMMAR_ERROR) :].partition("\n\n")[0].strip()
-            raise RequestError("The engine refused the grammar or JSON schema", cause=reason)
-        return response
+            answer = await self.post("/completion", probe)
+            if not answer["content"].startswith(_PROBE_ANSWER):
+                raise RequestError(
+                    "The engine refused the grammar or JSON schema",
+                    cause=await self._grammar_error(position),
+                )
+        if len(self._valid_grammars) >= _MAX_KNOWN_GRAMMARS:
+            self._valid_grammars.clear()
+        self._valid_grammars.add(grammar)
+
+    async def _grammar_error(self, position: int) -> str | None:
+        # A thread of its own writes the log, which may take a moment.
+        with anyio.move_on_after(_LOG_DELAY):
+            while True:
+                _, found, message = self._log.read(position).partition(_GRAMMAR_ERROR)
+                if found:
+                    return message.partition("\n\n")[0].strip()
+                await anyio.sleep(0.01)
+        return None
 
     @asynccontextmanager
     async def _request(

@@ -10,7 +10,7 @@ import anyio
 
 from lmstudio_async.embedded.instances import Instance, Work
 from lmstudio_async.embedded.overflow import shifted
-from lmstudio_async.embedded.prediction_settings import PredictionSettings
+from lmstudio_async.embedded.prediction_settings import LLGUIDANCE, PredictionSettings
 from lmstudio_async.embedded.refusal import RequestError
 from lmstudio_async.wire.prediction import (
     LlmPredictionStats,
@@ -61,14 +61,13 @@ class Generation:
         self._stop_reason: StopReason = "userStopped"
 
     async def run(
-        self, prompt: str, form: dict[str, Any] | None, work: Work
+        self, prompt: str, grammar: str | None, work: Work
     ) -> AsyncGenerator[Piece | PromptProcessingDetails, None]:
-        """What happens until the end. `form`: the engine's parameters for the form of the text.
-
-        Closing it stops the engine.
-        """
-        if form is not None:
-            self._body |= form
+        """What happens until the end. Closing it stops the engine."""
+        if grammar is not None:
+            if grammar.startswith(LLGUIDANCE):
+                await self._instance.engine.check_grammar(grammar)
+            self._body["grammar"] = grammar
             self._policy = "stopAtLimit"
         request: str | list[int] = prompt
         while True:

@@ -2,7 +2,6 @@
 
 import secrets
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from msgspec import UNSET, Struct
 
@@ -37,7 +36,7 @@ from lmstudio_async.wire.prediction import (
 class Output:
     """Follows what one prediction generates.
 
-    `form` holds the engine's parameters for the form of the output, None if it is free.
+    `grammar` is what the output is held to, None if it is free.
     `called_tool` tells at the end whether the output was a complete call of a tool.
     """
 
@@ -45,9 +44,9 @@ class Output:
         marks = _reasoning_marks(settings)
         # Some templates begin the reasoning on the model's behalf.
         inside = marks is not None and prompt.rstrip().endswith(marks[0])
-        self.form: dict[str, Any] | None = settings.structured
+        self.grammar = settings.grammar
         if offer is not None:
-            self.form = {"grammar": offer.grammar(marks, inside)}
+            self.grammar = offer.grammar(marks, inside)
         self.called_tool = False
         self._reasoning = ReasoningParser(*marks, inside=inside) if marks else None
         self._call = ToolCallParser(offer) if offer else None

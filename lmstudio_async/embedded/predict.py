@@ -120,7 +120,7 @@ async def _predict(
         async with instance.turn("processingPrompt") as work:
             prompt = await make_prompt()
             output = Output(prompt, settings, offer)
-            async with aclosing(generation.run(prompt, output.form, work)) as happenings:
+            async with aclosing(generation.run(prompt, output.grammar, work)) as happenings:
                 async for happening in happenings:
                     if isinstance(happening, PromptProcessingDetails):
                         await channel.send(_progress(happening))

@@ -3,10 +3,13 @@
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
+import msgspec
+
 from lmstudio_async.embedded.load_settings import merge_layers, to_kv_config
 from lmstudio_async.embedded.refusal import RequestError, feature_not_supported
 from lmstudio_async.wire.kv_config import KvConfig, KvConfigStack
 
+LLGUIDANCE = "%llguidance {}"  # how a grammar in the dialect of that library begins
 _PREFIX = "llm.prediction."
 # The defaults of the protocol's own description of these settings, but for the last: a model that
 # never comes to an end must not keep a machine busy unless someone asks for it.
@@ -57,7 +60,7 @@ class PredictionSettings:
         most = self.checked("maxPredictedTokens")
         self.max_tokens: int | None = None if most is None or most < 0 else most
         self.log_probs: int | None = self.checked("logProbs")
-        self.structured: dict[str, Any] | None = self._structured()
+        self.grammar: str | None = self._grammar()
 
     @property
     def config(self) -> KvConfig:
@@ -100,8 +103,8 @@ class PredictionSettings:
                     raise no_value(name, value) from None
         return parameters
 
-    def _structured(self) -> dict[str, Any] | None:
-        """The engine's parameters for the form of the answer."""
+    def _grammar(self) -> str | None:
+        """What structured output is held to."""
         value = self.get("structured") or {"type": "none"}
         match value:
             case {"type": "none"}:
@@ -110,9 +113,9 @@ class PredictionSettings:
                 # Without a schema, any JSON value.
                 schema = value.get("jsonSchema") or {}
                 if isinstance(schema, dict):
-                    return {"json_schema": schema}
+                    return f"{LLGUIDANCE}\nstart: %json {msgspec.json.encode(schema).decode()}"
             case {"type": "gbnf", "gbnfGrammar": str(grammar)} if grammar.strip():
-                return {"grammar": grammar}
+                return grammar
         raise no_value("structured", value)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from lmstudio_async.embedded.prediction_settings import PredictionSettings, no_value
+from lmstudio_async.embedded.prediction_settings import LLGUIDANCE, PredictionSettings, no_value
 from lmstudio_async.embedded.refusal import RequestError
 from lmstudio_async.wire.prediction import (
     AssistantMessage,
@@ -72,7 +72,7 @@ class ToolOffer:
         small models would never come to. If the prompt has begun the reasoning, it must come.
         """
         calls = [f"call_{number}" for number in range(len(self.tools))]
-        lines = ["%llguidance {}", f"answer: {' | '.join(calls)}"]
+        lines = [LLGUIDANCE, f"answer: {' | '.join(calls)}"]
         if not self.required:
             lines[-1] += " | TEXT"
             lines.append(r"TEXT: /[^{](.|\n)*/")
@@ -123,7 +123,7 @@ def offered_tools(settings: PredictionSettings) -> ToolOffer | None:
     tools = [_tool(one, naming) for one in definitions]
     if len({tool.shown for tool in tools}) < len(tools):
         raise RequestError(f"Two tools have the same name once {naming!r} is applied to it")
-    if settings.structured is not None:
+    if settings.grammar is not None:
         raise RequestError("Structured output and tools cannot be asked for together")
     return ToolOffer(tools, required=mode == "required")
 
@@ -271,8 +271,14 @@ class ToolCallParser:
         if self._name is None or not self._complete:
             yield CallFailed("The model was stopped in the middle of a tool call", self._raw)
             return
-        arguments = msgspec.json.decode(self._raw[self._arguments_at : self._told])
-        yield CallDone(self._name, arguments, self._raw)
+        try:
+            arguments = msgspec.json.decode(
+                self._raw[self._arguments_at : self._told], type=dict[str, Any]
+            )
+        except msgspec.DecodeError as error:  # half of a surrogate pair, say
+            yield CallFailed(f"The arguments of the tool call cannot be read: {error}", self._raw)
+        else:
+            yield CallDone(self._name, arguments, self._raw)
 
     def _new_arguments(self) -> str:
         """The text since the last time, up to the brace that closes the arguments."""

@@ -145,6 +145,12 @@ def test_an_unfinished_call_has_failed(length: int) -> None:
     assert isinstance(parse([CALL[:length]])[-1], CallFailed)
 
 
+def test_unreadable_arguments() -> None:
+    events = parse([CALL.replace("}\\", "\\ud800")])
+    assert isinstance(events[-1], CallFailed)
+    assert "cannot be read" in events[-1].reason
+
+
 @given(cuts=st.lists(st.integers(0, len(CALL)), max_size=10), end=st.integers(0, len(CALL)))
 def test_how_a_call_is_cut_does_not_matter(cuts: list[int], end: int) -> None:
     text = CALL[:end]
