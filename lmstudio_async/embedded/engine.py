@@ -201,10 +201,10 @@ async def _spawn(log: IO[bytes]) -> Process:
         stdin=PIPE,
         stdout=PIPE,
         stderr=log,
-        # How long the engine's threads spin while they wait for each other. With OpenMP's own
-        # 300,000 turns a load took up to 10 s rather than 0.4 s, and a token 20 times as long,
-        # when other programs used the processors; with 10,000 an idle machine is as fast.
-        env={"GOMP_SPINCOUNT": "10000", **os.environ},
+        # How long the engine's threads spin while they wait for each other. OpenMP's own 300,000
+        # turns, and 10,000 still, made a token take 200 ms rather than 10 when another program kept
+        # one of two processors busy: the thread that is waited for has to wait for the spinning.
+        env={"GOMP_SPINCOUNT": "0", **os.environ},
         # Ctrl-C in the terminal is for the server, which ends its workers itself.
         process_group=0 if sys.platform != "win32" else None,
     )
