@@ -48,6 +48,17 @@ def check_seconds(argument: str, value: object) -> float:
     return value
 
 
+def check_count(argument: str, value: object) -> int | None:
+    """A whole number from 1, or None for no limit."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise LMStudioTypeError(f"{argument} must be a whole number, not {type(value).__name__}")
+    if value < 1:
+        raise LMStudioValueError(f"{argument} must be at least 1, not {value}; None means no limit")
+    return value
+
+
 def check_text(argument: str, value: object) -> str:
     """Text that can be sent."""
     if not isinstance(value, str):

@@ -12,12 +12,15 @@ from lmstudio_async.models.lifecycle import Lifecycle, raise_failures
 from lmstudio_async.models.llm import LLM
 from lmstudio_async.namespaces.downloaded import DownloadedEmbeddingModel, DownloadedLlm
 from lmstudio_async.namespaces.embedding import EmbeddingNamespace
+from lmstudio_async.namespaces.files import FilesNamespace
 from lmstudio_async.namespaces.llm import LlmNamespace
+from lmstudio_async.namespaces.local_file import LocalFileInput
 from lmstudio_async.namespaces.system import SystemNamespace
 from lmstudio_async.pool import Pool
 from lmstudio_async.transport import current_backend
 from lmstudio_async.transport.address import parse_address
 from lmstudio_async.wire.messages import Authentication
+from lmstudio_async.wire.prediction import FilePart
 
 _TOKEN_VARIABLES = ("LM_API_TOKEN", "LMSTUDIO_API_TOKEN")
 
@@ -106,6 +109,15 @@ class Client:
         """The server itself."""
         return self._open.system
 
+    @property
+    def files(self) -> FilesNamespace:
+        """Files for chats."""
+        return self._open.files
+
+    async def prepare_image(self, src: LocalFileInput, name: str | None = None) -> FilePart:
+        """Give an image to the server, for use in chats. As `files.prepare_image`."""
+        return await self.files.prepare_image(src, name)
+
     async def list_loaded_models(
         self, namespace: str | None = None
     ) -> Sequence[LLM | EmbeddingModel]:
@@ -148,6 +160,7 @@ class _Session:
         self.llm = LlmNamespace(self.lifecycle)
         self.embedding = EmbeddingNamespace(self.lifecycle)
         self.system = SystemNamespace(pool, self.llm, self.embedding)
+        self.files = FilesNamespace(pool)
 
     async def aclose(self, leaving: BaseException | None) -> None:
         failures = await self.pool.backend.run_shielded(self._close)

@@ -11,10 +11,12 @@ from lmstudio_async.models.embedding import EmbeddingModel
 from lmstudio_async.models.llm import LLM
 from lmstudio_async.models.scope import ModelScope
 from lmstudio_async.namespaces.downloaded import DownloadedEmbeddingModel, DownloadedLlm
+from lmstudio_async.namespaces.local_file import LocalFileInput
 from lmstudio_async.namespaces.model_namespace import DEFAULT_TTL
 from lmstudio_async.transport import current_backend
 from lmstudio_async.transport.address import parse_address
 from lmstudio_async.wire.load_config import EmbeddingLoadModelConfig, LlmLoadModelConfig
+from lmstudio_async.wire.prediction import FilePart
 
 _logger = logging.getLogger("lmstudio_async")
 
@@ -92,6 +94,11 @@ def embedding_model(
     return get_default_client().embedding.model(
         model_key, ttl=ttl, config=config, on_load_progress=on_load_progress
     )
+
+
+async def prepare_image(src: LocalFileInput, name: str | None = None) -> FilePart:
+    """Give an image to the default client's server. As `client.files.prepare_image`."""
+    return await get_default_client().prepare_image(src, name)
 
 
 async def list_loaded_models(namespace: str | None = None) -> Sequence[LLM | EmbeddingModel]:

@@ -15,6 +15,8 @@ LMStudioError
 ├── LMStudioValueError                  also a ValueError: nothing was sent
 ├── LMStudioTypeError                   also a TypeError: nothing was sent
 ├── LMStudioRuntimeError                also a RuntimeError: calls in a wrong order
+├── LMStudioOSError                     also an OSError: a local file could not be read
+│   └── LMStudioFileNotFoundError       also a FileNotFoundError
 └── LMStudioUnloadError                 an exception group: scopes that could not unload
 """
 
@@ -80,7 +82,10 @@ class LMStudioProtocolError(LMStudioServerError):
     """The server refused a request as not understood, or its answer could not be understood.
 
     Usually one of the two sides is too old for the other; the message names both versions.
+    `refused` tells that the server did not take the request at all.
     """
+
+    refused = False
 
 
 class LMStudioTimeoutError(LMStudioError, TimeoutError):
@@ -97,6 +102,17 @@ class LMStudioTypeError(TypeError, LMStudioError):
 
 class LMStudioRuntimeError(RuntimeError, LMStudioError):
     """Calls came in an order that makes no sense, such as using a client that is closed."""
+
+
+class LMStudioOSError(OSError, LMStudioError):
+    """A file on this machine could not be read. Nothing was sent.
+
+    `errno`, `strerror` and `filename` are those of the operating system's error.
+    """
+
+
+class LMStudioFileNotFoundError(LMStudioOSError, FileNotFoundError):
+    """There is no such file on this machine. Nothing was sent."""
 
 
 class LMStudioUnloadError(ExceptionGroup[LMStudioError], LMStudioError):

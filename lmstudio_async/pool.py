@@ -114,6 +114,8 @@ class Pool:
         self._connections: dict[str, Connection] = {}
         self._connecting: dict[str, _Attempt] = {}
         self._server_version: str | None = None
+        # Endpoints that this server has refused and for which there is another way.
+        self.unsupported: set[str] = set()
         self._closed = False
 
     @property
@@ -157,12 +159,19 @@ class Pool:
         connection = await self._connection(namespace)
         return OpenChannel(self, connection, *connection.channel(endpoint, parameter, asked))
 
+    def live_connection(self, namespace: str) -> object | None:
+        """What stands for the connection of a namespace, None if it has none at present."""
+        connection = self._connections.get(namespace)
+        return None if connection is None or connection.closed else connection
+
     async def explain(self, error: RefusedError) -> LMStudioProtocolError:
         """A refusal, with the versions of both sides, since one is too old for the other."""
-        return LMStudioProtocolError(
+        explained = LMStudioProtocolError(
             f"{error}\nThis is lmstudio_async {__version__}, and the server is "
             f"{await self._version()}; update the older one."
         )
+        explained.refused = True
+        return explained
 
     async def aclose(self) -> None:
         """Close every connection; further use raises LMStudioRuntimeError."""

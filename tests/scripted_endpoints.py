@@ -1,6 +1,7 @@
 """What the scripted server does when called: the endpoints of its namespaces."""
 
 import asyncio
+import base64
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +112,17 @@ async def version(request: "Request") -> Any:
 
 async def info(request: "Request") -> Any:
     return {"pid": os.getpid(), "isDaemon": False, "version": "0.3.99"}
+
+
+async def upload_file(request: "Request") -> Any:
+    server, name = request.server, request.parameter["name"]
+    content = base64.b64decode(request.parameter["contentBase64"], validate=True)
+    await server.when(lambda: not server.holds_uploads)
+    return {
+        "identifier": server.keep_file(content),
+        "fileType": "text/plain" if name.endswith(".txt") else "image",
+        "sizeBytes": len(content),
+    }
 
 
 async def load_model(request: "Request", channel: "Channel") -> Json | None:
@@ -324,8 +336,10 @@ RPCS: "dict[str, dict[str, RpcHandler]]" = {
         "version": version,
         "info": info,
     },
+    "files": {"uploadFileBase64": upload_file},
 }
 CHANNELS: "dict[str, dict[str, ChannelHandler]]" = {
     "llm": {**_MODEL_CHANNELS, "predict": predict, "completeRawText": complete_raw_text},
     "embedding": _MODEL_CHANNELS,
+    "files": {},
 }

@@ -108,11 +108,13 @@ class ScriptedServer:
 
         self._instances: dict[str, Instance] = {}
         self._reserved: set[str] = set()
+        self._files: dict[str, bytes] = {}
         self._references = 0
         self._clock = 1_700_000_000_000
 
         self._holds_loads = False
         self._holds_unloads = False
+        self._holds_uploads = False
         self._stalls_after: int | None = None
         self._failures: list[tuple[str, Any]] = []
         self._unload_refusals = 0
@@ -130,6 +132,7 @@ class ScriptedServer:
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
         self._waiters: set[asyncio.Future[None]] = set()
+        self._handlers: set[asyncio.Task[Any]] = set()
         self._runner: web.AppRunner
         self._site: web.TCPSite | None = None
         self.port = 0
@@ -220,6 +223,12 @@ class ScriptedServer:
         with self._changed:
             return {name: dict(instance.info) for name, instance in self._instances.items()}
 
+    @property
+    def files(self) -> dict[str, bytes]:
+        """The content of each uploaded file, by identifier."""
+        with self._changed:
+            return dict(self._files)
+
     def running(self, endpoint: str) -> int:
         """How many calls and channels of an endpoint the server works on now."""
         with self._changed:
@@ -272,6 +281,13 @@ class ScriptedServer:
 
     def release_unloads(self) -> None:
         self._set(_holds_unloads=False)
+
+    def hold_uploads(self) -> None:
+        """Uploads of files wait for `release_uploads`."""
+        self._set(_holds_uploads=True)
+
+    def release_uploads(self) -> None:
+        self._set(_holds_uploads=False)
 
     def hold_predictions(self, after: int = 0) -> None:
         """Predictions stall when they have sent that many fragments."""
@@ -362,12 +378,7 @@ class ScriptedServer:
     def stop_listening(self) -> None:
         """Refuse new connections at the level of TCP; those that are open stay."""
 
-        async def stop() -> None:
-            if self._site is not None:
-                await self._site.stop()
-                self._site = None
-
-        self._on_loop(stop())
+        self._on_loop(self._stop_listening())
 
     def start_listening(self) -> None:
         """Listen again on the same port."""
@@ -567,6 +578,10 @@ class ScriptedServer:
     def holds_unloads(self) -> bool:
         return self._holds_unloads
 
+    @property
+    def holds_uploads(self) -> bool:
+        return self._holds_uploads
+
     def stalls(self, fragments: int) -> bool:
         """Whether a prediction that has sent that many fragments must wait."""
         after = self._stalls_after
@@ -600,6 +615,12 @@ class ScriptedServer:
     def release_identifier(self, identifier: str) -> None:
         with self._changed:
             self._reserved.discard(identifier)
+
+    def keep_file(self, content: bytes) -> str:
+        with self._changed:
+            identifier = f"file-{len(self._files) + 1}"
+            self._files[identifier] = content
+            return identifier
 
     def add_instance(
         self, model: Json, identifier: str, ttl_ms: int | None, config: Json
@@ -685,19 +706,31 @@ class ScriptedServer:
         finally:
             with self._changed:
                 self._alive = False
-            if self._site is not None:
-                await self._site.stop()
-            await _some_turns()  # a connection accepted last gets known
+            await self._stop_listening()
             for socket in self._sockets_of(None):
                 socket.abort()
             self._wake()
             await self._runner.cleanup()
-            await _some_turns()  # and closed
+            # aiohttp no longer knows the handlers of connections that were cut.
+            if self._handlers:
+                await asyncio.wait(self._handlers, timeout=5)
+            await _some_turns()
 
     async def _listen(self) -> None:
         self._site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
         await self._site.start()
         self.port = self._runner.addresses[0][1]
+
+    async def _stop_listening(self) -> None:
+        site, self._site = self._site, None
+        if site is None:
+            return
+        # Before Python 3.12, asyncio leaks a connection that is accepted as its server closes.
+        assert isinstance(site._server, asyncio.Server)
+        for listener in site._server.sockets:
+            self._loop.remove_reader(listener.fileno())
+        await _some_turns()
+        await site.stop()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         # Only the end of the path matters: a proxy may have put something before it.
@@ -723,6 +756,10 @@ class ScriptedServer:
             request.transport.abort()
             return web.Response()
         await ws.prepare(request)
+        handler = asyncio.current_task()
+        assert handler is not None
+        self._handlers.add(handler)
+        handler.add_done_callback(self._handlers.discard)
         try:
             await Socket(self, request, ws, name, self._contract.socket(name)).serve()
         except Exception as error:  # noqa: BLE001 - kept for the test, which fails with it

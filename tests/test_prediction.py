@@ -23,7 +23,7 @@ async def model(client: lms.Client) -> AsyncIterator[lms.LLM]:
         yield model
 
 
-async def read(stream: lms.PredictionStream) -> list[str]:
+async def read(stream: lms.PredictionStream[Any]) -> list[str]:
     return [fragment.content async for fragment in stream]
 
 

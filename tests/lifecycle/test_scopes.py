@@ -157,7 +157,7 @@ async def test_l2_an_instance_that_is_being_unloaded_is_not_handed_out(
         group.start_soon(leave)
         await server.until("unloadModel")
         group.start_soon(enter)
-        await server.until("getOrLoad")
+        await server.until(lambda: any("alreadyLoaded" in str(f) for *_, f in server.frames))
         await anyio.wait_all_tasks_blocked()
         assert outcome == []
         server.release_unloads()
@@ -401,3 +401,25 @@ async def test_configuration_and_device_reach_the_server(
         [{"key": "llm.load.contextLength", "value": 2048}],
         [{"key": "embedding.load.contextLength", "value": 512}],
     ]
+
+
+async def test_l6_leaving_waits_for_an_unload_that_somebody_else_began(
+    server: ScriptedServer, client: lms.Client
+) -> None:
+    server.hold_unloads()
+    left = anyio.Event()
+
+    async def use() -> None:
+        async with client.llm.model("llm-a") as model:
+            group.start_soon(model.unload)
+            await server.until("unloadModel")
+        assert server.loaded == {}
+        left.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(use)
+        await server.until("unloadModel")
+        await anyio.wait_all_tasks_blocked()
+        assert not left.is_set()
+        server.release_unloads()
+    assert server.count("unloadModel") == 1

@@ -1,0 +1,105 @@
+"""`client.files`."""
+
+from copy import copy
+
+from anyio import Event
+
+from lmstudio_async.errors import LMStudioError
+from lmstudio_async.namespaces.local_file import LocalFile, LocalFileInput, read_local_file
+from lmstudio_async.pool import Pool
+from lmstudio_async.wire.files import UploadedFile, UploadFileParameter
+from lmstudio_async.wire.prediction import FilePart
+
+
+class FilesNamespace:
+    """Files that the server keeps for this client, to be used in chats."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        # By content, as long as the connection is the one that they came over.
+        self._uploaded: dict[object, UploadedFile] = {}
+        self._uploading: dict[object, _Upload] = {}
+        self._connection: object = None
+
+    async def prepare_image(self, src: LocalFileInput, name: str | None = None) -> FilePart:
+        """Give an image to the server. Returns a handle for chats.
+
+        The same content is sent only once, also if several tasks ask at the same time. The server
+        keeps it until this client disconnects; after a lost connection, prepare the image anew.
+
+        src: the path of a file, a binary file object, which is read from where it stands to its
+            end, or bytes. At most 64 MiB.
+        name: what to call it; None takes the name of the file, or makes one up.
+
+        Raises LMStudioFileNotFoundError or LMStudioOSError for what cannot be read,
+        LMStudioTypeError or LMStudioValueError for what cannot be an image.
+        """
+        file = await read_local_file(src, name)
+        return await self._give(file, file.digest)
+
+    async def prepare_file(self, src: LocalFileInput, name: str | None = None) -> FilePart:
+        """Give a file of any kind to the server. As `prepare_image`.
+
+        Which kinds a model can use in a chat is up to the server; `file_type` of the returned
+        handle tells what it took the file for.
+        """
+        file = await read_local_file(src, name)
+        # What it is taken for may depend on how its name ends.
+        return await self._give(file, (file.digest, file.name.rpartition(".")[2].lower()))
+
+    async def _give(self, file: LocalFile, key: object) -> FilePart:
+        uploaded = await self._find_or_upload(file, key)
+        return FilePart(
+            name=file.name,
+            identifier=uploaded.identifier,
+            size_bytes=uploaded.size_bytes,
+            file_type=uploaded.file_type,
+        )
+
+    async def _find_or_upload(self, file: LocalFile, key: object) -> UploadedFile:
+        while True:
+            self._forget_if_disconnected()
+            if key in self._uploaded:
+                return self._uploaded[key]
+            upload = self._uploading.get(key)
+            if upload is None:
+                return await self._upload(file, key)
+            await upload.ended.wait()
+            if upload.error is not None:
+                raise copy(upload.error) from upload.error.__cause__
+
+    async def _upload(self, file: LocalFile, key: object) -> UploadedFile:
+        """Upload on behalf of everybody who waits for this content."""
+        upload = self._uploading[key] = _Upload()
+        try:
+            uploaded: UploadedFile = await self._pool.call(
+                "files",
+                "uploadFileBase64",
+                UploadFileParameter(file.name, file.content),
+                UploadedFile,
+                asked=f"the upload of {file.name!r}",
+            )
+            self._forget_if_disconnected()
+            self._uploaded[key] = uploaded
+            return uploaded
+        except LMStudioError as error:
+            upload.error = error
+            raise
+        finally:
+            # If this task was cancelled, there is no error: one of the others uploads next.
+            del self._uploading[key]
+            upload.ended.set()
+
+    def _forget_if_disconnected(self) -> None:
+        connection = self._pool.live_connection("files")
+        if connection is None or connection is not self._connection:
+            self._uploaded.clear()
+            self._connection = connection
+
+
+class _Upload:
+    """Somebody is uploading."""
+
+    def __init__(self) -> None:
+        self.ended = Event()
+        self.error: LMStudioError | None = None
