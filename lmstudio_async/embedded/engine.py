@@ -7,7 +7,7 @@ import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,7 +26,28 @@ _SHARED_CONTEXT = (
     "Predictions that run at once share the context unless the model is loaded with a unified KV "
     "cache switched off"
 )
+_PROBE_PROMPT, _PROBE_ANSWER = "1, 2, 3,", "Z"
+_GRAMMAR_ERROR = " llg error: "
+_LOG_DELAY = 1.0  # seconds
+_MAX_KNOWN_GRAMMARS = 64
 _LOG_TAIL = 2000  # characters of a worker's log that go into an error
+
+
+class _Log:
+    """What a worker writes to its standard error: a file that is read while it is written."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self.file = open(path, "wb")  # noqa: SIM115
+        self.close = self.file.close
+
+    def size(self) -> int:
+        return os.path.getsize(self._path)
+
+    def read(self, position: int) -> str:
+        with open(self._path, "rb") as file:
+            file.seek(position)
+            return file.read(_LOG_TAIL).decode(errors="replace")
 
 
 class Engine:
@@ -36,9 +57,12 @@ class Engine:
     under way then will report.
     """
 
-    def __init__(self, process: Process, session: aiohttp.ClientSession) -> None:
+    def __init__(self, process: Process, session: aiohttp.ClientSession, log: _Log) -> None:
         self._process = process
         self._session = session
+        self._log = log
+        self._grammar_lock = anyio.Lock()
+        self._valid_grammars: set[str] = set()
         self.stopped = False
 
     async def wait(self) -> None:
@@ -62,6 +86,43 @@ class Engine:
                 for event in events:
                     if event.startswith(b"data: {"):
                         yield _decode(event[len(b"data: ") :])
+
+    async def check_grammar(self, grammar: str) -> None:
+        """Raise RequestError for a grammar in llguidance's dialect of Lark that is not valid.
+
+        The engine would go on without it, but for a message in its log. So it is tried out, with a
+        character before it which, at that place, nothing else than a grammar brings forth.
+        """
+        if grammar in self._valid_grammars:
+            return
+        start = f'\nstart: "{_PROBE_ANSWER}" begin\nbegin: '
+        probe = {
+            "prompt": _PROBE_PROMPT,
+            "grammar": grammar.replace("\nstart: ", start, 1),
+            "temperature": 0,
+            "n_predict": 1,
+        }
+        async with self._grammar_lock:  # so that a message in the log is about this one
+            position = self._log.size()
+            answer = await self.post("/completion", probe)
+            if not answer["content"].startswith(_PROBE_ANSWER):
+                raise RequestError(
+                    "The engine refused the grammar or JSON schema",
+                    cause=await self._grammar_error(position),
+                )
+        if len(self._valid_grammars) >= _MAX_KNOWN_GRAMMARS:
+            self._valid_grammars.clear()
+        self._valid_grammars.add(grammar)
+
+    async def _grammar_error(self, position: int) -> str | None:
+        # A thread of its own writes the log, which may take a moment.
+        with anyio.move_on_after(_LOG_DELAY):
+            while True:
+                _, found, message = self._log.read(position).partition(_GRAMMAR_ERROR)
+                if found:
+                    return message.partition("\n\n")[0].strip()
+                await anyio.sleep(0.01)
+        return None
 
     @asynccontextmanager
     async def _request(
@@ -98,15 +159,15 @@ async def running_engine(
     """
     with (
         tempfile.TemporaryDirectory(prefix="lmstudio-async-") as directory,
-        tempfile.TemporaryFile() as log,
+        closing(_Log(os.path.join(directory, "log"))) as log,
     ):
         if _HAS_UNIX_SOCKETS:
             hostname, api_key = os.path.join(directory, "s.sock"), ""
         else:  # anyone on this machine can reach a port, while the folder of a socket is private
             hostname, api_key = "127.0.0.1", secrets.token_urlsafe()
-        async with AsyncExitStack() as closing:
+        async with AsyncExitStack() as stack:
             with anyio.CancelScope(shield=True):  # half a start would leave a process behind
-                process = await _spawn(log)
+                process = await _spawn(log.file)
             grace = 0.0
             try:
                 address = await _load(
@@ -124,9 +185,9 @@ async def running_engine(
                 )
                 # Closed after the process has ended: closing it waits for requests under way.
                 session = _http_session(hostname, address, api_key)
-                await closing.enter_async_context(session)
+                await stack.enter_async_context(session)
                 grace = _EXIT_GRACE
-                yield Engine(process, session)
+                yield Engine(process, session, log)
             finally:
                 with anyio.CancelScope(shield=True):
                     await _end(process, grace)
@@ -140,10 +201,10 @@ async def _spawn(log: IO[bytes]) -> Process:
         stdin=PIPE,
         stdout=PIPE,
         stderr=log,
-        # How long the engine's threads spin while they wait for each other. With OpenMP's own
-        # 300,000 turns a load took up to 10 s rather than 0.4 s, and a token 20 times as long,
-        # when other programs used the processors; with 10,000 an idle machine is as fast.
-        env={"GOMP_SPINCOUNT": "10000", **os.environ},
+        # How long the engine's threads spin while they wait for each other. OpenMP's own 300,000
+        # turns, and 10,000 still, made a token take 200 ms rather than 10 when another program kept
+        # one of two processors busy: the thread that is waited for has to wait for the spinning.
+        env={"GOMP_SPINCOUNT": "0", **os.environ},
         # Ctrl-C in the terminal is for the server, which ends its workers itself.
         process_group=0 if sys.platform != "win32" else None,
     )
@@ -154,7 +215,7 @@ async def _load(
     config: dict[str, Any],
     size_bytes: int,
     report: Callable[[float], None],
-    log: IO[bytes],
+    log: _Log,
 ) -> str:
     """Have the worker load its model; the address on which it listens then."""
     assert process.stdin is not None
@@ -175,7 +236,7 @@ async def _load(
         await process.wait()
         raise RequestError(
             f"The engine could not load the model ({_exit_status(process)})",
-            cause=_tail(log) or None,
+            cause=log.read(max(log.size() - _LOG_TAIL, 0)).strip() or None,
         )
     return line.decode().strip()
 
@@ -228,8 +289,3 @@ def _exit_status(process: Process) -> str:
     if code is not None and code < 0:
         return f"killed by signal {-code}"
     return f"exit status {code}"
-
-
-def _tail(log: IO[bytes]) -> str:
-    log.seek(0)
-    return log.read().decode(errors="replace")[-_LOG_TAIL:].strip()

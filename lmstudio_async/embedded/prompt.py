@@ -2,91 +2,75 @@
 
 from typing import Any
 
-import msgspec
-
 from lmstudio_async.embedded.engine import Engine
-from lmstudio_async.embedded.refusal import RequestError, feature_not_supported
+from lmstudio_async.embedded.prediction_settings import PredictionSettings
+from lmstudio_async.embedded.refusal import feature_not_supported
+from lmstudio_async.embedded.tools import ToolOffer, plain_chat
 from lmstudio_async.wire.prediction import (
-    AssistantMessage,
     ChatHistory,
     ChatMessage,
     FilePart,
+    SystemMessage,
     TextPart,
-    ToolCallRequestPart,
     ToolMessage,
 )
 
-_TEMPLATE = "llm.prediction.promptTemplate"
+# With this one clients have `predict` complete a raw text.
+_TEXTS_ALONE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 
-async def render_prompt(engine: Engine, history: ChatHistory, config: dict[str, Any]) -> str:
+async def render_prompt(
+    engine: Engine, history: ChatHistory, settings: PredictionSettings, offer: ToolOffer | None
+) -> str:
     """The prompt for a chat, by the template in the settings or else by the model's own."""
     for message in history.messages:
         if any(isinstance(part, FilePart) for part in message.content):
             raise feature_not_supported(
                 "vision", "This server takes no files or images: its models have no vision"
             )
-    template = config.get(_TEMPLATE)
+    chat = plain_chat(history, offer)
+    template = settings.get("promptTemplate")
     if template is None:
-        return await _render_with_model(engine, history, config)
-    if template.get("type") == "manual" and "manualPromptTemplate" in template:
-        return _render_manually(history, template["manualPromptTemplate"])
+        return await _render_with_model(engine, chat, settings)
+    match template:
+        case {"type": "manual", "manualPromptTemplate": dict(manual)}:
+            return _render_manually(chat, manual)
+        case {"type": "jinja", "jinjaPromptTemplate": {"template": str(jinja)}}:
+            if jinja.strip() == _TEXTS_ALONE:
+                return "".join(_text(message) for message in chat.messages)
     raise feature_not_supported(
         "promptTemplate", "This server takes a Jinja template when a model is loaded, not later"
     )
 
 
-def template_stop_strings(config: dict[str, Any]) -> list[str]:
-    return list((config.get(_TEMPLATE) or {}).get("stopStrings", []))
+def with_system_prompt(history: ChatHistory, settings: PredictionSettings) -> ChatHistory:
+    """The chat, begun by the system prompt of the settings unless it has its own."""
+    prompt = settings.get("systemPrompt")
+    if not prompt or (history.messages and isinstance(history.messages[0], SystemMessage)):
+        return history
+    return ChatHistory([SystemMessage([TextPart(text=prompt)]), *history.messages])
 
 
-async def _render_with_model(engine: Engine, history: ChatHistory, config: dict[str, Any]) -> str:
-    body: dict[str, Any] = {
-        "messages": [message for one in history.messages for message in _openai_messages(one)]
-    }
-    tools = config.get("llm.prediction.tools")
-    if tools is not None and tools.get("type") == "toolArray":
-        body["tools"] = tools.get("tools", [])
-    thinking = config.get("llm.prediction.reasoning.enableThinking")
+async def _render_with_model(
+    engine: Engine, chat: ChatHistory, settings: PredictionSettings
+) -> str:
+    messages = [{"role": _role(one), "content": _text(one)} for one in chat.messages]
+    body: dict[str, Any] = {"messages": messages}
+    thinking = settings.get("reasoning.enableThinking")
     if thinking is not None:
         body["chat_template_kwargs"] = {"enable_thinking": thinking}
     answer = await engine.post("/apply-template", body)
     return str(answer["prompt"])
 
 
-def _openai_messages(message: ChatMessage) -> list[dict[str, Any]]:
-    if isinstance(message, ToolMessage):
-        return [
-            {"role": "tool", "content": part.content, "tool_call_id": part.tool_call_id or ""}
-            for part in message.content
-        ]
-    rendered: dict[str, Any] = {"role": _role(message), "content": _text(message)}
-    calls = [
-        {
-            "type": "function",
-            "id": part.tool_call_request.id or "",
-            "function": {
-                "name": part.tool_call_request.name,
-                "arguments": msgspec.json.encode(part.tool_call_request.arguments or {}).decode(),
-            },
-        }
-        for part in message.content
-        if isinstance(part, ToolCallRequestPart)
-    ]
-    if calls:
-        rendered["tool_calls"] = calls
-    return [rendered]
-
-
-def _render_manually(history: ChatHistory, template: dict[str, str]) -> str:
+def _render_manually(chat: ChatHistory, template: dict[str, str]) -> str:
     prompt = ""
-    for message in history.messages:
-        if isinstance(message, ToolMessage):
-            raise RequestError("A manual prompt template has no place for tool results")
+    for message in chat.messages:
         role = _role(message).capitalize()
-        prompt += template[f"before{role}"] + _text(message) + template[f"after{role}"]
+        prompt += template.get(f"before{role}", "") + _text(message)
+        prompt += template.get(f"after{role}", "")
     # A chat that ends with the model's own words asks for nothing more than an answer to them.
-    return prompt + template["beforeAssistant"]
+    return prompt + template.get("beforeAssistant", "")
 
 
 def _role(message: ChatMessage) -> str:
@@ -96,6 +80,3 @@ def _role(message: ChatMessage) -> str:
 def _text(message: ChatMessage) -> str:
     assert not isinstance(message, ToolMessage)
     return "".join(part.text for part in message.content if isinstance(part, TextPart))
-
-
-__all__ = ["AssistantMessage", "render_prompt", "template_stop_strings"]

@@ -2,7 +2,7 @@
 import { createRequire } from "node:module";
 
 const [address, folder, key, embedder] = process.argv.slice(2);
-const { LMStudioClient } = createRequire(`${folder}/`)("@lmstudio/sdk");
+const { LMStudioClient, rawFunctionTool } = createRequire(`${folder}/`)("@lmstudio/sdk");
 const seen = {};
 const client = new LMStudioClient({ baseUrl: `ws://${address}`, verboseErrorMessages: false });
 
@@ -28,6 +28,44 @@ for await (const fragment of prediction) seen.fragments.push(fragment.content);
 const result = await prediction;
 seen.stopReason = result.stats.stopReason;
 seen.promptTemplate = await model.applyPromptTemplate(chat);
+
+const city = {
+  type: "object",
+  properties: { city: { type: "string", maxLength: 12 } },
+  required: ["city"],
+  additionalProperties: false,
+};
+const structured = await model.respond("Where is the Louvre?", {
+  temperature: 0,
+  maxTokens: 40,
+  structured: { type: "json", jsonSchema: city },
+});
+seen.structured = JSON.parse(structured.content);
+const raw = await model.complete("One, two, three, four,", { temperature: 0, maxTokens: 4 });
+seen.completed = raw.content;
+
+seen.calls = [];
+const add = rawFunctionTool({
+  name: "add",
+  description: "Add two numbers.",
+  parametersJsonSchema: {
+    type: "object",
+    properties: { a: { type: "integer" }, b: { type: "integer" } },
+    required: ["a", "b"],
+  },
+  implementation: ({ a, b }) => {
+    seen.calls.push([a, b]);
+    return a + b;
+  },
+});
+const acted = await model.act("What is 17 + 25?", [add], {
+  temperature: 0,
+  maxTokens: 60,
+  maxPredictionRounds: 2,
+  // A model this small calls no tool of its own accord.
+  toolChoice: { type: "generic", mode: "required" },
+});
+seen.rounds = acted.rounds;
 
 const endless = model.respond("Tell me a very long story.", { temperature: 0 });
 for await (const _ of endless) {

@@ -6,6 +6,13 @@ from typing import Any
 
 import lmstudio
 
+CITY = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 12}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+
 
 def main(address: str, key: str, embedder: str) -> None:
     seen: dict[str, Any] = {}
@@ -28,6 +35,34 @@ def main(address: str, key: str, embedder: str) -> None:
         seen["fragments"] = [fragment.content for fragment in stream]
         seen["stopReason"] = stream.result().stats.stop_reason
         seen["promptTemplate"] = model.apply_prompt_template(question)
+
+        structured = model.respond(
+            "Where is the Louvre?",
+            response_format=CITY,
+            config={"temperature": 0, "maxTokens": 40},
+        )
+        seen["structured"] = structured.parsed
+        raw = model.complete("One, two, three, four,", config={"temperature": 0, "maxTokens": 4})
+        seen["completed"] = raw.content
+
+        calls: list[list[int]] = []
+
+        def add(a: int, b: int) -> int:
+            """Add two numbers."""
+            calls.append([a, b])
+            return a + b
+
+        # A model this small calls no tool unless it sees how.
+        chat = lmstudio.Chat()
+        for a, b in ((2, 3), (40, 9)):
+            chat.add_user_message(f"What is {a} + {b}?")
+            call = {"name": "add", "arguments": {"a": a, "b": b}}
+            chat.add_assistant_response(json.dumps(call))
+        chat.add_user_message("What is 17 + 25?")
+        acted = model.act(
+            chat, [add], max_prediction_rounds=2, config={"temperature": 0, "maxTokens": 60}
+        )
+        seen["calls"], seen["rounds"] = calls, acted.rounds
 
         endless = model.respond_stream("Tell me a very long story.", config={"temperature": 0})
         for _ in endless:

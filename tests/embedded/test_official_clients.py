@@ -46,6 +46,10 @@ def check(seen: dict[str, Any]) -> None:
     assert "".join(seen["fragments"]) == seen["answer"]
     assert seen["stopReason"] in ("eosFound", "maxPredictedTokensReached")
     assert seen["promptTemplate"].endswith("<|im_start|>assistant\n")
+    assert list(seen["structured"]) == ["city"]
+    assert "five" in seen["completed"]
+    assert seen["rounds"] == 2
+    assert [[type(number) for number in call] for call in seen["calls"]] == [[int, int]]
     assert seen["cancelled"] == "userStopped"
     assert seen["dimensions"] == 576
     assert "no-such-model" in seen["error"]

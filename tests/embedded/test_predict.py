@@ -205,9 +205,21 @@ async def test_prompt_templates(llm: RawSocket) -> None:
         text, success = await llm.predict("One, two, three, four,", config)
         assert "five" in text
         assert success["stats"]["promptTokensCount"] == 8
-        jinja = {"type": "jinja", "jinjaPromptTemplate": {"template": "x"}, "stopStrings": []}
+        jinja: dict[str, Any] = {
+            "type": "jinja",
+            "jinjaPromptTemplate": {"template": "x"},
+            "stopStrings": [],
+        }
         with pytest.raises(Refused) as caught:
             await llm.predict("?", {"promptTemplate": jinja})
+        # The one that clients complete raw texts with is known.
+        jinja["jinjaPromptTemplate"] = {
+            "template": "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+        }
+        answer = await llm.call(
+            "applyPromptTemplate", parameter({"llm.prediction.promptTemplate": jinja})
+        )
+        assert answer == {"formatted": "Hi"}
         assert caught.value.code == "generic.engineDoesNotSupportFeature"
     load = {
         "llm.load.promptTemplate": {

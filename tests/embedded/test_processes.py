@@ -183,6 +183,8 @@ async def test_a_worker_that_dies_during_the_load(llm: RawSocket, embedded: Embe
     packets = llm.packets(channel_id)
     async for packet in packets:
         if packet["type"] == "progress":
+            while len(embedded.pids) < 2:  # noqa: ASYNC110
+                await anyio.sleep(0.005)
             os.kill(embedded.pids[1], signal.SIGKILL)
             break
     with pytest.raises(Refused, match=r"could not load.*signal 9"):
