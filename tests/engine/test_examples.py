@@ -1,6 +1,7 @@
 """The examples do what they say, on a real model."""
 
 import asyncio
+import functools
 import socket
 import subprocess
 import sys
@@ -68,6 +69,13 @@ async def test_the_web_app_stops_generating_when_the_browser_goes_away(
     monkeypatch.setenv("MODEL", STARTER)
     from examples.web_app import app
 
+    # An answer without an end, so that only stopping it ends it.
+    endless = {
+        "structured": {"type": "gbnf", "gbnfGrammar": 'root ::= "la " root'},
+        "contextOverflowPolicy": "rollingWindow",
+    }
+    respond_stream = functools.partialmethod(lms.LLM.respond_stream, config=endless)
+    monkeypatch.setattr(lms.LLM, "respond_stream", respond_stream)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/ask"
