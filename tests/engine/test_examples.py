@@ -69,11 +69,9 @@ async def test_the_web_app_stops_generating_when_the_browser_goes_away(
     monkeypatch.setenv("MODEL", STARTER)
     from examples.web_app import app
 
-    # An answer without an end, so that only stopping it ends it.
-    endless = {
-        "structured": {"type": "gbnf", "gbnfGrammar": 'root ::= "la " root'},
-        "contextOverflowPolicy": "rollingWindow",
-    }
+    # An answer without an end, so that only stopping it ends it: the end-of-turn token is banned.
+    bias = {"key": "llm.prediction.llama.logitBias", "value": [[2, -1000]]}
+    endless = {"contextOverflowPolicy": "rollingWindow", "raw": {"fields": [bias]}}
     respond_stream = functools.partialmethod(lms.LLM.respond_stream, config=endless)
     monkeypatch.setattr(lms.LLM, "respond_stream", respond_stream)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
