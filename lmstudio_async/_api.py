@@ -36,8 +36,6 @@ from lmstudio_async.models.act_callbacks import (
     ActCallbacks,
     GuardToolCallController,
     PredictionRoundResult,
-    ToolCallRequestError,
-    ToolCallRequestInfo,
 )
 from lmstudio_async.models.chat import Chat
 from lmstudio_async.models.embedding import EmbeddingModel
@@ -48,6 +46,7 @@ from lmstudio_async.models.mcp_tools import McpToolError, mcp_tools
 from lmstudio_async.models.prediction import PredictionResult, PredictionStream
 from lmstudio_async.models.response_format import BaseModel
 from lmstudio_async.models.scope import ModelScope
+from lmstudio_async.models.tool_requests import ToolCallRequestError, ToolCallRequestInfo
 from lmstudio_async.models.tools import ToolFunctionDef, ToolFunctionDefDict
 from lmstudio_async.namespaces.downloaded import DownloadedEmbeddingModel, DownloadedLlm
 from lmstudio_async.version import __version__

@@ -42,6 +42,7 @@ class Connection:
         self._ended = Event()
         self._last_received = anyio.current_time()
         self._reading = anyio.CancelScope()
+        self._stopping = False
 
     @classmethod
     async def open(
@@ -122,11 +123,11 @@ class Connection:
         """Close as soon as nothing is waiting for an answer."""
         self._retired = True
         if self._multiplexer.idle:
-            self._reading.cancel()
+            self._stop()
 
     async def aclose(self) -> None:
         """Close now. What is waiting for an answer fails."""
-        self._reading.cancel()
+        self._stop()
         await self._ended.wait()
 
     async def _send(self, frame: bytes) -> None:
@@ -137,14 +138,20 @@ class Connection:
         except LMStudioWebsocketError:
             # The reader may take a moment to notice; whoever tries again must not meet this one.
             self.closed = True
-            self._reading.cancel()
+            self._stop()
             raise
+
+    def _stop(self) -> None:
+        # On asyncio, anyio cancels a task only while it waits, and under a flood of frames there is
+        # always one there already: hence the flag as well.
+        self._stopping = True
+        self._reading.cancel()
 
     async def _read(self) -> None:
         error: LMStudioWebsocketError | None = None
         try:
             with self._reading:
-                while not (self._retired and self._multiplexer.idle):
+                while not (self._stopping or (self._retired and self._multiplexer.idle)):
                     frame = await self._socket.receive()
                     self._last_received = anyio.current_time()
                     if (answer := self._multiplexer.receive(frame)) is not None:
@@ -169,7 +176,7 @@ class Connection:
             silence = anyio.current_time() - self._last_received
             if silence > KEEP_ALIVE_TIMEOUT:
                 _logger.warning("%s has been silent for %.0f s", self.address, silence)
-                self._reading.cancel()
+                self._stop()
                 return
             try:
                 await self._send(frame)

@@ -201,7 +201,7 @@ async def _spawn(log: IO[bytes]) -> Process:
         stdin=PIPE,
         stdout=PIPE,
         stderr=log,
-        # How long the engine's threads spin while they wait for each other. With OpenMP's own 300,000
+        # How long the engine's threads spin while they wait for each other. With OpenMP's 300,000
         # turns a thread that is waited for gets no processor while another program wants one: a
         # token took 200 ms rather than 7. Without any an idle machine is three times as slow.
         env={"GOMP_SPINCOUNT": "1000", **os.environ},

@@ -140,7 +140,9 @@ class Act:
             if tools
             else {"type": "none"}
         )
-        config = msgspec.structs.replace(self.config, raw_tools=offered)
+        # Without tools, in the last round, none can be required.
+        choice = self.config.tool_choice if tools else None
+        config = msgspec.structs.replace(self.config, raw_tools=offered, tool_choice=choice)
         return PredictParameter(
             model_specifier=self.specifier,
             history=history,

@@ -7,8 +7,9 @@ from dataclasses import dataclass, fields
 from typing import Any, TypedDict
 
 from lmstudio_async.arguments import check_callback
-from lmstudio_async.errors import LMStudioPredictionError, LMStudioRuntimeError, LMStudioTypeError
+from lmstudio_async.errors import LMStudioRuntimeError, LMStudioTypeError
 from lmstudio_async.models.prediction import PredictionResult
+from lmstudio_async.models.tool_requests import ToolCallRequestError, ToolCallRequestInfo
 from lmstudio_async.models.tools import ToolFunctionDef
 from lmstudio_async.wire.prediction import (
     AssistantMessage,
@@ -17,26 +18,8 @@ from lmstudio_async.wire.prediction import (
     ToolCallResultPart,
     ToolMessage,
 )
-from lmstudio_async.wire.server_error import ServerError
 
 _logger = logging.getLogger("lmstudio_async")
-
-
-class ToolCallRequestError(LMStudioPredictionError):
-    """A model's request for a tool call that cannot be met, or a tool that raised.
-
-    `raw_content` is what the model wrote, where that is known. If the tool raised, `__cause__` is
-    what it raised.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        raw_content: str | None = None,
-        server_error: ServerError | None = None,
-    ) -> None:
-        super().__init__(message, server_error)
-        self.raw_content = raw_content
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,20 +35,6 @@ class PredictionRoundResult(PredictionResult[str]):
         """The result of a prediction as that of a round."""
         known = {field.name: getattr(result, field.name) for field in fields(result) if field.init}
         return cls(**known, round_index=round_index)
-
-
-@dataclass(frozen=True)
-class ToolCallRequestInfo:
-    """A tool call that the model asked for.
-
-    tool_call_request: the tool's name, the arguments, and the model's own id for the call.
-    raw_content: what the model wrote, in whatever notation it uses.
-    is_queued: the call has to wait until others have ended.
-    """
-
-    tool_call_request: ToolCallRequest
-    raw_content: str | None
-    is_queued: bool
 
 
 class GuardToolCallController:

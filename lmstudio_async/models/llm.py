@@ -19,6 +19,7 @@ from lmstudio_async.models.prediction import (
     PredictionStream,
 )
 from lmstudio_async.models.response_format import ResponseFormat, response_format
+from lmstudio_async.models.tool_requests import ToolCallRequestError, ToolCallRequestInfo
 from lmstudio_async.models.tools import ToolDefinition, tools_by_name
 from lmstudio_async.wire.config_input import parse_config
 from lmstudio_async.wire.kv_config import (
@@ -74,6 +75,12 @@ class PredictionOptions(TypedDict, total=False):
     on_first_token: called when the first fragment comes.
     on_prediction_fragment: called with each fragment.
     on_prompt_processing_progress: called with the share of the prompt processed, 0 to 1.
+    on_tool_call_request_start, ..._name_received, ..._argument_fragment_generated: called with the
+        number of a tool call, from 0, and what the model has just written of it: its own id for
+        the call, or None; the tool's name; a piece of the arguments. Tools are offered to the
+        model by `raw_tools` in the config; `act` does that, and makes the calls.
+    on_tool_call_request_end: called with a tool call's number and the whole request.
+    on_tool_call_request_failure: called with its number and what is wrong with the request.
     """
 
     config: LlmPredictionConfig | Mapping[str, Any] | None
@@ -82,6 +89,11 @@ class PredictionOptions(TypedDict, total=False):
     on_first_token: Callable[[], object] | None
     on_prediction_fragment: Callable[[LlmPredictionFragment], object] | None
     on_prompt_processing_progress: Callable[[float], object] | None
+    on_tool_call_request_start: Callable[[int, str | None], object] | None
+    on_tool_call_request_name_received: Callable[[int, str], object] | None
+    on_tool_call_request_argument_fragment_generated: Callable[[int, str], object] | None
+    on_tool_call_request_end: Callable[[int, ToolCallRequestInfo], object] | None
+    on_tool_call_request_failure: Callable[[int, ToolCallRequestError], object] | None
 
 
 class LLM(ModelHandle[LlmInstanceInfo, LlmLoadModelConfig]):

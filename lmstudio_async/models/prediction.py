@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -16,6 +17,7 @@ from lmstudio_async.errors import (
     LMStudioRuntimeError,
 )
 from lmstudio_async.models.response_format import ResponseFormat
+from lmstudio_async.models.tool_requests import ToolCallCallbacks, ToolCallRequests
 from lmstudio_async.pool import OpenChannel, Pool
 from lmstudio_async.wire.load_config import LlmLoadModelConfig, llm_load_config_from_kv
 from lmstudio_async.wire.loading import CancelPacket
@@ -31,6 +33,8 @@ from lmstudio_async.wire.prediction import (
     PredictParameter,
     PromptProcessingProgressPacket,
     TextPart,
+    ToolCallPacket,
+    ToolCallRequestPart,
 )
 from lmstudio_async.wire.prediction_config import LlmPredictionConfig, prediction_config_from_kv
 
@@ -38,7 +42,9 @@ T = TypeVar("T")
 
 _logger = logging.getLogger("lmstudio_async")
 
-_PACKETS: "msgspec.json.Decoder[PredictPacket]" = msgspec.json.Decoder(PredictPacket)
+_PACKETS: "msgspec.json.Decoder[PredictPacket | ToolCallPacket]" = msgspec.json.Decoder(
+    PredictPacket | ToolCallPacket
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +75,7 @@ class PredictionResult(Generic[T]):
 
 
 @dataclass(frozen=True)
-class PredictionCallbacks:
+class PredictionCallbacks(ToolCallCallbacks):
     """What to call while a prediction runs. An exception raised by a callback is logged."""
 
     on_message: Callable[[AssistantMessage], object] | None = None
@@ -106,6 +112,9 @@ class PredictionStream(Generic[T]):
         self._fragments: list[LlmPredictionFragment] = []
         self._success: PredictionSuccessPacket | None = None
         self._result: PredictionResult[T] | None = None
+        # No method of this object: it would hold itself, and dropping it would go unnoticed.
+        self._notify = partial(_notify, request.asked)
+        self._tool_calls = ToolCallRequests(callbacks, self._notify, pool.server)
         self._ended = False
 
     def __await__(self) -> Generator[Any, None, "PredictionStream[T]"]:
@@ -216,12 +225,14 @@ class PredictionStream(Generic[T]):
                 case PredictionSuccessPacket():
                     self._finish(packet)
                     return None
+                case _:
+                    self._tool_calls.take(packet)
         self._ended = True
         raise LMStudioChannelClosedError(
             f"{self._request.asked}: {self._pool.server} ended the prediction without a result"
         )
 
-    async def _next_packet(self) -> PredictPacket | None:
+    async def _next_packet(self) -> PredictPacket | ToolCallPacket | None:
         assert self._channel is not None
         try:
             return await self._channel.receive(_PACKETS)
@@ -244,7 +255,10 @@ class PredictionStream(Generic[T]):
         self._ended = True
         self._success = packet
         answer = self._text(lambda fragment: fragment.reasoning_type == "none")
-        self._notify(self._callbacks.on_message, AssistantMessage([TextPart(text=answer)]))
+        requests = [ToolCallRequestPart(tool_call_request=r) for r in self._tool_calls.finished]
+        # A message has something in it, be it only an empty text.
+        text = [TextPart(text=answer)] if answer or not requests else []
+        self._notify(self._callbacks.on_message, AssistantMessage([*text, *requests]))
 
     def _build_result(self, success: PredictionSuccessPacket) -> PredictionResult[T]:
         answer = self._text(lambda fragment: fragment.reasoning_type == "none")
@@ -264,13 +278,6 @@ class PredictionStream(Generic[T]):
     def _text(self, wanted: Callable[[LlmPredictionFragment], bool]) -> str:
         return "".join(fragment.content for fragment in self._fragments if wanted(fragment))
 
-    def _notify(self, callback: Callable[..., object] | None, *args: object) -> None:
-        if callback is not None:
-            try:
-                callback(*args)
-            except Exception:
-                _logger.exception("%s: a callback raised", self._request.asked)
-
 
 class _Iterator:
     """`async for` drops its iterator when it is left by `break`: that ends the prediction."""
@@ -286,3 +293,11 @@ class _Iterator:
 
     def __del__(self) -> None:
         self._stream.abandon()
+
+
+def _notify(asked: str, callback: Callable[..., object] | None, *args: object) -> None:
+    if callback is not None:
+        try:
+            callback(*args)
+        except Exception:
+            _logger.exception("%s: a callback raised", asked)

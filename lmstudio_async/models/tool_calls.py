@@ -16,14 +16,8 @@ import msgspec
 from anyio.abc import TaskGroup
 
 from lmstudio_async.errors import LMStudioRuntimeError, LMStudioValueError
-from lmstudio_async.models.act_callbacks import (
-    ActCallbacks,
-    ToolCallRequestError,
-    ToolCallRequestInfo,
-    guard,
-    notify,
-    replacement,
-)
+from lmstudio_async.models.act_callbacks import ActCallbacks, guard, notify, replacement
+from lmstudio_async.models.tool_requests import ToolCallRequestError, ToolCallRequestInfo
 from lmstudio_async.models.tools import ToolFunctionDef
 from lmstudio_async.wire.prediction import (
     ToolCallGenerationArgumentPacket,
