@@ -11,7 +11,11 @@ from msgspec import Struct
 from lmstudio_async.embedded.instances import Instance, Instances, Load
 from lmstudio_async.embedded.library import Domain, Library
 from lmstudio_async.embedded.load_settings import LoadSettings, to_kv_config
-from lmstudio_async.embedded.refusal import RequestError, refuse_remote_device
+from lmstudio_async.embedded.refusal import (
+    RequestError,
+    feature_not_supported,
+    refuse_remote_device,
+)
 from lmstudio_async.embedded.session import Channel, Namespace, Rpc, Stream
 from lmstudio_async.wire.kv_config import KvConfig
 from lmstudio_async.wire.loading import (
@@ -228,3 +232,14 @@ def system_namespace(library: Library) -> Namespace:
             "info": Rpc(None, info),
         }
     )
+
+
+def files_namespace() -> Namespace:
+    """A place to say no; without it a client would call the server unreachable."""
+
+    async def upload(_: Any) -> None:
+        raise feature_not_supported(
+            "vision", "This server takes no files or images: its models have no vision"
+        )
+
+    return Namespace({"uploadFileBase64": Rpc(Any, upload)})

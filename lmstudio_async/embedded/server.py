@@ -22,7 +22,11 @@ from lmstudio_async.embedded.auth import (
 )
 from lmstudio_async.embedded.instances import open_instances
 from lmstudio_async.embedded.library import Library
-from lmstudio_async.embedded.management import EmbeddingEndpoints, system_namespace
+from lmstudio_async.embedded.management import (
+    EmbeddingEndpoints,
+    files_namespace,
+    system_namespace,
+)
 from lmstudio_async.embedded.paths import default_models_dir
 from lmstudio_async.embedded.predict import LlmEndpoints
 from lmstudio_async.embedded.session import Namespace, serve_session
@@ -100,6 +104,7 @@ async def _serving(
             "llm": LlmEndpoints("llm", library, instances).namespace(),
             "embedding": EmbeddingEndpoints("embedding", library, instances).namespace(),
             "system": system_namespace(library),
+            "files": files_namespace(),
         }
         sockets: set[web.WebSocketResponse] = set()
         runner = web.AppRunner(

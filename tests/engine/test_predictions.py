@@ -111,3 +111,8 @@ async def test_an_agent_calls_its_tool(client: lms.Client) -> None:
     assert done.rounds == 2
     assert len(results) == 1
     assert results[0].content.lstrip("-").isdigit()
+
+
+async def test_images_are_refused_clearly(client: lms.Client) -> None:
+    with pytest.raises(lms.LMStudioServerError, match="no vision"):
+        await client.prepare_image(b"\x89PNG and so on")
