@@ -29,14 +29,11 @@ KEEP_ALIVE_TIMEOUT = 15.0
 class Connection:
     """A connection to one namespace. Once `closed`, it stays so: the pool opens another."""
 
-    def __init__(
-        self, namespace: str, address: Address, socket: WebSocket, tasks: BackgroundTasks
-    ) -> None:
+    def __init__(self, namespace: str, address: Address, socket: WebSocket) -> None:
         self.namespace = namespace
         self.address = address
         self.closed = False
         self._socket = socket
-        self._tasks = tasks
         self._multiplexer = Multiplexer(namespace, str(address))
         self._retired = False
         self._ended = Event()
@@ -83,7 +80,7 @@ class Connection:
                     f"{address} does not speak LM Studio's protocol: {error}"
                 ) from error
             raise
-        connection = cls(namespace, address, socket, tasks)
+        connection = cls(namespace, address, socket)
         tasks.spawn(connection._read)
         tasks.spawn(connection._keep_alive)
         return connection

@@ -1,6 +1,5 @@
 """Endpoints that `llm` and `embedding` share, and the rest of `embedding` and `system`."""
 
-import importlib.metadata
 import os
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -17,6 +16,7 @@ from lmstudio_async.embedded.refusal import (
     refuse_remote_device,
 )
 from lmstudio_async.embedded.session import Channel, Namespace, Rpc, Stream
+from lmstudio_async.version import __version__
 from lmstudio_async.wire.kv_config import KvConfig
 from lmstudio_async.wire.loading import (
     AlreadyLoadedPacket,
@@ -211,19 +211,14 @@ class EmbeddingEndpoints(ModelEndpoints):
 
 
 def system_namespace(library: Library) -> Namespace:
-    try:
-        version = importlib.metadata.version("lmstudio_async")
-    except importlib.metadata.PackageNotFoundError:  # run from a checkout
-        version = "0"
-
     async def list_downloaded_models(_: Any) -> list[AnyModelInfo]:
         return [model.info() for model in await library.models()]
 
     async def server_version(_: None) -> ServerVersion:
-        return ServerVersion(version, 0)
+        return ServerVersion(__version__, 0)
 
     async def info(_: None) -> ServerInfo:
-        return ServerInfo(os.getpid(), True, version)
+        return ServerInfo(os.getpid(), True, __version__)
 
     return Namespace(
         {

@@ -17,6 +17,7 @@ from lmstudio_async.models.prediction import (
 )
 from lmstudio_async.models.response_format import response_format
 from lmstudio_async.models.tool_calls import ToolCalls
+from lmstudio_async.models.tool_requests import assistant_message
 from lmstudio_async.models.tools import ToolFunctionDef
 from lmstudio_async.pool import Pool
 from lmstudio_async.wire.kv_config import single_layer
@@ -29,16 +30,9 @@ from lmstudio_async.wire.prediction import (
     PredictPacket,
     PredictParameter,
     PromptProcessingProgressPacket,
-    TextPart,
-    ToolCallPacket,
-    ToolCallRequestPart,
     ToolMessage,
 )
 from lmstudio_async.wire.prediction_config import LlmPredictionConfig, prediction_config_to_kv
-
-_PACKETS: "msgspec.json.Decoder[PredictPacket | ToolCallPacket]" = msgspec.json.Decoder(
-    PredictPacket | ToolCallPacket
-)
 
 
 @dataclass(frozen=True)
@@ -106,9 +100,8 @@ class Act:
         if calls.failure is not None:
             raise calls.failure
         requests = calls.requests
-        text = [TextPart(text=content)] if content or not requests else []
-        parts = [ToolCallRequestPart(tool_call_request=request) for request in requests]
-        return AssistantMessage([*text, *parts]), ToolMessage(calls.results) if requests else None
+        said = assistant_message(content, requests)
+        return said, ToolMessage(calls.results) if requests else None
 
     async def _predict(self, index: int, parameter: PredictParameter, calls: ToolCalls) -> str:
         """What the model says in this round. Its tool calls run in the meantime."""
@@ -164,9 +157,8 @@ class _RoundStream(PredictionStream[str]):
         self._calls = calls
 
     async def _next_packet(self) -> PredictPacket | None:
-        assert self._channel is not None
         while True:
-            packet = await self._channel.receive(_PACKETS)
+            packet = await super()._next_packet()
             match packet:
                 case None | FragmentPacket() | PredictionSuccessPacket():
                     return packet

@@ -27,7 +27,6 @@ from lmstudio_async.wire.model_info import (
 
 I = TypeVar("I", LlmInstanceInfo, EmbeddingModelInstanceInfo)  # noqa: E741
 C = TypeVar("C", bound=Config)
-R = TypeVar("R")
 
 # Requests in flight for one list of texts; enough to keep the server's engine busy.
 _CONCURRENCY = 8

@@ -17,7 +17,11 @@ from lmstudio_async.errors import (
     LMStudioRuntimeError,
 )
 from lmstudio_async.models.response_format import ResponseFormat
-from lmstudio_async.models.tool_requests import ToolCallCallbacks, ToolCallRequests
+from lmstudio_async.models.tool_requests import (
+    ToolCallCallbacks,
+    ToolCallRequests,
+    assistant_message,
+)
 from lmstudio_async.pool import OpenChannel, Pool
 from lmstudio_async.wire.load_config import LlmLoadModelConfig, llm_load_config_from_kv
 from lmstudio_async.wire.loading import CancelPacket
@@ -32,9 +36,7 @@ from lmstudio_async.wire.prediction import (
     PredictPacket,
     PredictParameter,
     PromptProcessingProgressPacket,
-    TextPart,
     ToolCallPacket,
-    ToolCallRequestPart,
 )
 from lmstudio_async.wire.prediction_config import LlmPredictionConfig, prediction_config_from_kv
 
@@ -254,14 +256,12 @@ class PredictionStream(Generic[T]):
     def _finish(self, packet: PredictionSuccessPacket) -> None:
         self._ended = True
         self._success = packet
-        answer = self._text(lambda fragment: fragment.reasoning_type == "none")
-        requests = [ToolCallRequestPart(tool_call_request=r) for r in self._tool_calls.finished]
-        # A message has something in it, be it only an empty text.
-        text = [TextPart(text=answer)] if answer or not requests else []
-        self._notify(self._callbacks.on_message, AssistantMessage([*text, *requests]))
+        if self._callbacks.on_message is not None:
+            message = assistant_message(self._answer(), self._tool_calls.finished)
+            self._notify(self._callbacks.on_message, message)
 
     def _build_result(self, success: PredictionSuccessPacket) -> PredictionResult[T]:
-        answer = self._text(lambda fragment: fragment.reasoning_type == "none")
+        answer = self._answer()
         load_config = llm_load_config_from_kv(success.load_model_config, success.model_info.format)
         return PredictionResult(
             content=self._text(lambda fragment: True),
@@ -274,6 +274,9 @@ class PredictionStream(Generic[T]):
             reasoning_content=self._text(lambda fragment: fragment.reasoning_type == "reasoning"),
             non_reasoning_content=answer,
         )
+
+    def _answer(self) -> str:
+        return self._text(lambda fragment: fragment.reasoning_type == "none")
 
     def _text(self, wanted: Callable[[LlmPredictionFragment], bool]) -> str:
         return "".join(fragment.content for fragment in self._fragments if wanted(fragment))

@@ -29,7 +29,6 @@ from lmstudio_async.wire.prediction import (
     ToolCallRequest,
     ToolCallResultPart,
 )
-from lmstudio_async.wire.server_error import server_exception
 
 
 class ToolCalls:
@@ -81,11 +80,8 @@ class ToolCalls:
                 await self._end(writing, packet.tool_call_request, packet.raw_content)
             case ToolCallGenerationFailedPacket():
                 writing = await self._written()
-                cause = server_exception(packet.error, "a tool call", self._server)
-                raise await self._refused(
-                    writing,
-                    ToolCallRequestError(str(cause), packet.raw_content, cause.server_error),
-                )
+                error = ToolCallRequestError.from_packet(packet, self._server)
+                raise await self._refused(writing, error)
 
     async def over(self, reason: object) -> None:
         """The prediction is over. Tells of a call that was still being written."""

@@ -1,10 +1,12 @@
 """Tool calls as a model asks for them: the request, whole or while it is being written."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lmstudio_async.errors import LMStudioPredictionError
 from lmstudio_async.wire.prediction import (
+    AssistantMessage,
+    TextPart,
     ToolCallGenerationArgumentPacket,
     ToolCallGenerationEndPacket,
     ToolCallGenerationFailedPacket,
@@ -12,6 +14,7 @@ from lmstudio_async.wire.prediction import (
     ToolCallGenerationStartPacket,
     ToolCallPacket,
     ToolCallRequest,
+    ToolCallRequestPart,
 )
 from lmstudio_async.wire.server_error import ServerError, server_exception
 
@@ -31,6 +34,20 @@ class ToolCallRequestError(LMStudioPredictionError):
     ) -> None:
         super().__init__(message, server_error)
         self.raw_content = raw_content
+
+    @classmethod
+    def from_packet(
+        cls, packet: ToolCallGenerationFailedPacket, server: str
+    ) -> "ToolCallRequestError":
+        """What the server reports of a call that the model failed to write."""
+        cause = server_exception(packet.error, "a tool call", server)
+        return cls(str(cause), packet.raw_content, cause.server_error)
+
+
+def assistant_message(text: str, requests: Sequence[ToolCallRequest]) -> AssistantMessage:
+    """What the model said and asked for, as a message. It is never empty, be it an empty text."""
+    parts = [ToolCallRequestPart(tool_call_request=request) for request in requests]
+    return AssistantMessage([*([TextPart(text=text)] if text or not parts else []), *parts])
 
 
 @dataclass(frozen=True)
@@ -90,6 +107,5 @@ class ToolCallRequests:
                 info = ToolCallRequestInfo(packet.tool_call_request, packet.raw_content, False)
                 self._notify(callbacks.on_tool_call_request_end, self._number, info)
             case ToolCallGenerationFailedPacket():
-                cause = server_exception(packet.error, "a tool call", self._server)
-                error = ToolCallRequestError(str(cause), packet.raw_content, cause.server_error)
+                error = ToolCallRequestError.from_packet(packet, self._server)
                 self._notify(callbacks.on_tool_call_request_failure, self._number, error)
