@@ -10,6 +10,9 @@ from urllib.parse import urlsplit
 
 from lmstudio_async.wire.messages import Authentication
 
+# Where clients, and the command line, look for a token.
+TOKEN_VARIABLES = ("LM_API_TOKEN", "LMSTUDIO_API_TOKEN")
+
 _TOKEN = re.compile(r"(sk-lm-[A-Za-z0-9]{8}):([A-Za-z0-9]{20})")
 _MAX_LENGTH = 256
 
