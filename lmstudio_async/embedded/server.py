@@ -174,12 +174,14 @@ def _application(
             connection.cut_after(_CLOSE_TIMEOUT)
         return websocket
 
-    async def hang_up(_: web.Request, response: web.StreamResponse) -> None:
+    async def finish_head(_: web.Request, response: web.StreamResponse) -> None:
+        response.headers["Server"] = "lmstudio_async"  # rather than the versions of what it runs on
         if not isinstance(response, web.WebSocketResponse):
+            response.headers["Connection"] = "close"
             response.force_close()
 
     app = web.Application(middlewares=[guard])
-    app.on_response_prepare.append(hang_up)
+    app.on_response_prepare.append(finish_head)
     app.router.add_get("/lmstudio-greeting", greet)
     app.router.add_get("/{namespace}", connect)
     return app

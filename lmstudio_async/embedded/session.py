@@ -118,8 +118,6 @@ class _Session:
         self._in_flight_bytes = 0
         self._warnings = 0
         self._complaints = 0
-        # aiohttp has all that wait for the socket wait for one future: cancelling one would
-        # cancel the others.
         self._sending = anyio.Lock()
 
     async def receive(self, frame: bytes) -> None:
@@ -290,7 +288,9 @@ class _Session:
     async def _send_bytes(self, frame: bytes) -> None:
         try:
             async with self._sending:
-                with anyio.move_on_after(SEND_TIMEOUT) as bound:
+                # aiohttp has all that wait for a full socket wait for one future: cancelling one
+                # of them would cancel the others, and whoever comes next.
+                with anyio.move_on_after(SEND_TIMEOUT, shield=True) as bound:
                     await self._socket.send_frame(frame, WSMsgType.TEXT)
         except ConnectionResetError:
             # The reader sees the same and ends the session.
