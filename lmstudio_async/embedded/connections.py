@@ -17,6 +17,7 @@ MAX_CLIENTS = 256
 HEAD_TIMEOUT = 10.0  # seconds from connecting to the end of the request's head
 MAX_BYTES_OF_STRANGERS = 2**20
 MAX_HEADERS = 64
+SERVER = "lmstudio_async"  # for the header, rather than the versions of what it runs on
 
 
 class Connections:
@@ -94,7 +95,9 @@ class Connection(web.RequestHandler):
             return super().handle_error(request, status, exc, message)
         # aiohttp would log a traceback for what is no more than the other side's mistake.
         logger.debug("refused what is no HTTP request: %.500r", exc)
-        response = web.Response(status=400, text="This is no HTTP request")
+        response = web.Response(
+            status=400, text="This is no HTTP request", headers={"Server": SERVER}
+        )
         response.force_close()
         return response
 

@@ -20,7 +20,7 @@ from lmstudio_async.embedded.auth import (
     is_trusted_request,
     parse_token,
 )
-from lmstudio_async.embedded.connections import MAX_CLIENTS, Connection, Connections
+from lmstudio_async.embedded.connections import MAX_CLIENTS, SERVER, Connection, Connections
 from lmstudio_async.embedded.instances import open_instances
 from lmstudio_async.embedded.library import Library
 from lmstudio_async.embedded.management import (
@@ -88,15 +88,19 @@ async def run_server(config: ServerConfig) -> AsyncIterator[RunningServer]:
     config.check()
     models_dir = Path(config.models_dir) if config.models_dir else default_models_dir()
     library = Library(models_dir, config.aliases, config.embedding_models)
-    with _listen(config.host, config.port) as listener:
+    with _listen(config.host, config.port, has_token=config.api_token is not None) as listener:
         port = listener.getsockname()[1]
         host = f"[{config.host}]" if ":" in config.host else config.host
         async with _serving(config, library, listener):
             yield RunningServer(f"{host}:{port}", library)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, *, has_token: bool) -> socket.socket:
     family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    if not has_token and not is_loopback(str(address[0])):  # whatever the name promises
+        raise ValueError(
+            f"{host!r} is {address[0]}, which is no loopback address: needs an API token"
+        )
     return socket.create_server(address, family=family)
 
 
@@ -144,7 +148,8 @@ def _application(
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         headers = request.headers
-        if not is_trusted_request(config.host, headers.get("Host"), headers.get("Origin")):
+        hosts, origins = headers.getall("Host", []), headers.getall("Origin", [])
+        if not is_trusted_request(config.host, hosts, origins):
             raise web.HTTPForbidden(text="requests of other sites are refused")
         return await handler(request)
 
@@ -175,7 +180,7 @@ def _application(
         return websocket
 
     async def finish_head(_: web.Request, response: web.StreamResponse) -> None:
-        response.headers["Server"] = "lmstudio_async"  # rather than the versions of what it runs on
+        response.headers["Server"] = SERVER
         if not isinstance(response, web.WebSocketResponse):
             response.headers["Connection"] = "close"
             response.force_close()

@@ -15,6 +15,7 @@ import pytest
 from lmstudio_async.embedded import connections, server, session
 from lmstudio_async.embedded.management import ModelEndpoints
 from lmstudio_async.embedded.server import ServerConfig, run_server
+from lmstudio_async.wire.messages import CommunicationWarning
 
 from .raw import GUEST, Refused, connected, stack
 from .rude import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, TIMEOUT, RudeClient, rude_client
@@ -386,7 +387,7 @@ async def test_cancelling_one_stream_leaves_those_that_wait_for_the_same_socket(
         with channel.cancellable():
             while True:
                 sent.release()
-                await channel.send(session.CommunicationWarning("x" * 16 * MiB))
+                await channel.send(CommunicationWarning("x" * 16 * MiB))
 
     def cancel(channel_id: int) -> dict[str, Any]:
         return {"type": "channelSend", "channelId": channel_id, "message": {"type": "cancel"}}

@@ -391,3 +391,23 @@ async def test_cancelling_one_sender_leaves_the_others_that_wait() -> None:
             group.start_soon(send, 3)
         assert sent[-2:] == [2, 3]
     assert [frame[:1] for frame in frames[:3]] == [b"1", b"2", b"3"]
+
+
+async def test_closing_does_not_wait_for_a_peer_that_takes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # On trio a frame that is half sent is waited for, that long.
+    monkeypatch.setattr("lmstudio_async.transport._trio._SEND_TIMEOUT", 0.2)
+    closed = threading.Event()
+
+    def read_nothing(_: Peer) -> None:
+        assert closed.wait(20)
+
+    with anyio.fail_after(10):
+        async with connected(read_nothing) as socket:
+            async with anyio.create_task_group() as group:
+                group.start_soon(socket.send, b"x" * 16_000_000)
+                await anyio.wait_all_tasks_blocked()
+                group.cancel_scope.cancel()
+            await socket.aclose()
+            closed.set()
