@@ -12,7 +12,7 @@ from lmstudio_async.wire.messages import Authentication
 # Where clients, and the command line, look for a token.
 TOKEN_VARIABLES = ("LM_API_TOKEN", "LMSTUDIO_API_TOKEN")
 
-_TOKEN = re.compile(r"(sk-lm-[A-Za-z0-9]{8}):([A-Za-z0-9]{20})")
+_TOKEN = re.compile(r"sk-lm-([A-Za-z0-9]{8}):([A-Za-z0-9]{20})")
 _MAX_LENGTH = 256
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?")
 _ORIGIN = re.compile(rf"https?://{_HOST.pattern}")

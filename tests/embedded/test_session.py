@@ -163,7 +163,7 @@ async def test_both_halves_of_a_token_are_always_compared(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(auth, "hmac", SimpleNamespace(compare_digest=compare))
     authenticator = auth.Authenticator("sk-lm-12345678:12345678901234567890")
-    for name, passkey in (("x", "y"), ("sk-lm-12345678", "y"), ("x", "12345678901234567890")):
+    for name, passkey in (("x", "y"), ("12345678", "y"), ("x", "12345678901234567890")):
         compared.clear()
         with (
             pytest.raises(auth.AuthenticationError),
@@ -171,6 +171,6 @@ async def test_both_halves_of_a_token_are_always_compared(monkeypatch: pytest.Mo
         ):
             pass
         assert compared == [
-            (name.encode(), b"sk-lm-12345678"),
+            (name.encode(), b"12345678"),
             (passkey.encode(), b"12345678901234567890"),
         ]

@@ -8,6 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+import lmstudio_async as lms
 from lmstudio_async.embedded import EmbeddedServer
 
 from .conftest import Connect
@@ -67,12 +68,17 @@ async def test_guests_keep_their_passkey(embedded: EmbeddedServer) -> None:
 
 async def test_token(models_dir: Any, capfd: pytest.CaptureFixture[str]) -> None:
     async with EmbeddedServer(models_dir, api_token=TOKEN) as server:
-        identifier, passkey = TOKEN.split(":")
+        identifier, passkey = TOKEN.removeprefix("sk-lm-").split(":")
         async with connected(server.api_host, "llm", credentials(identifier, passkey)) as socket:
             assert await socket.loaded() == []
         for wrong in (GUEST, credentials(identifier, "0" * 20), credentials("x", passkey)):
             async with connected(server.api_host, "llm", None) as socket:
                 assert "API token" in await refusal(socket, wrong)
+        async with lms.Client(server.api_host, api_token=TOKEN) as client:
+            assert await client.llm.list_loaded() == []
+        async with lms.Client(server.api_host, api_token=TOKEN[:-1] + "x") as client:
+            with pytest.raises(lms.LMStudioClientError, match="API token"):
+                await client.llm.list_loaded()
     assert passkey not in "".join(capfd.readouterr())
 
 
