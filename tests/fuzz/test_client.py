@@ -20,7 +20,7 @@ from tests.test_multiplexer import REFUSED_CALLS, REFUSED_CHANNELS
 
 from .hostile import JSON, NUMBERS, bent, spoiled
 
-TIMEOUT = 20.0  # seconds; bounds every wait for an answer
+TIMEOUT = 5.0  # seconds; bounds every wait for an answer
 
 ERROR = {
     "title": "No",
@@ -64,7 +64,10 @@ def test_frames_touch_only_the_exchanges_that_they_name(frames: list[bytes]) -> 
         multiplexer.channel("predict", 1, "asked")
     for frame in frames:
         answer = multiplexer.receive(frame)
-        assert answer is None or msgspec.json.decode(answer)["type"] == "channelAck"
+        assert answer is None or msgspec.json.decode(answer)["type"] in (
+            "channelAck",
+            "channelSend",
+        )
     call_id, call, _ = multiplexer.call("later", 1, "asked")
     multiplexer.receive(b'{"type":"rpcResult","callId":%d,"result":"here"}' % call_id)
     assert bytes(call.result if isinstance(call.result, msgspec.Raw) else b"") == b'"here"'
@@ -136,7 +139,7 @@ def open_client(server: ScriptedServer, loop: Any) -> Iterator[Callable[[Operati
 
 def recorded(server: ScriptedServer, frame_type: str, content: str) -> dict[str, list[Any]]:
     """What the server sent, by endpoint: results of calls, or packets of channels."""
-    names: dict[tuple[str, int], str] = {}
+    names: dict[tuple[str, Any], str] = {}
     found: dict[str, list[Any]] = {}
     for namespace, sender, frame in server.frames:
         number = frame.get("callId", frame.get("channelId"))
@@ -177,7 +180,7 @@ def test_results_of_any_kind_are_taken_or_typed_errors(
             def answer(result: Any) -> None:
                 server.answer(name, lambda _: result)
                 run(CALLS[name])
-                assert isinstance(run(lambda client, _: client.system.version()), str)
+                assert not isinstance(run(lambda client, _: client.system.version()), Exception)
 
             answer()
 
@@ -196,6 +199,6 @@ def test_packets_of_any_kind_are_taken_or_typed_errors(
             def stream(packets: list[Any]) -> None:
                 server.stream(name, *packets)
                 run(CHANNELS[name])
-                assert isinstance(run(lambda client, _: client.system.version()), str)
+                assert not isinstance(run(lambda client, _: client.system.version()), Exception)
 
             stream()
