@@ -9,7 +9,7 @@ import anyio
 import msgspec
 import pytest
 from anyio.from_thread import start_blocking_portal
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lmstudio_async as lms
@@ -20,6 +20,8 @@ from tests.test_multiplexer import REFUSED_CALLS, REFUSED_CHANNELS
 
 from .hostile import JSON, NUMBERS, bent, spoiled
 
+# An example takes some exchanges over a socket, on each event loop.
+fewer_examples = settings(max_examples=settings().max_examples // 5)
 TIMEOUT = 5.0  # seconds; bounds every wait for an answer
 
 ERROR = {
@@ -176,6 +178,7 @@ def test_results_of_any_kind_are_taken_or_typed_errors(
     with ScriptedServer(check_frames=False) as server:
         with open_client(server, anyio_backend) as run:
 
+            @fewer_examples
             @given(bent(st.sampled_from(valid[0][name])))
             def answer(result: Any) -> None:
                 server.answer(name, lambda _: result)
@@ -195,6 +198,7 @@ def test_packets_of_any_kind_are_taken_or_typed_errors(
     with ScriptedServer(check_frames=False) as server:
         with open_client(server, anyio_backend) as run:
 
+            @fewer_examples
             @given(packets)
             def stream(packets: list[Any]) -> None:
                 server.stream(name, *packets)

@@ -1,7 +1,7 @@
 """Settings of any kind are taken or refused by the embedded server; nothing else happens."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import msgspec
@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lmstudio_async.embedded.engine import Engine
 from lmstudio_async.embedded.generation import Piece
 from lmstudio_async.embedded.library import Model
 from lmstudio_async.embedded.load_settings import _TRANSLATIONS, LoadSettings
@@ -162,7 +163,8 @@ def test_prediction_settings_are_taken_or_refused(values: dict[str, Any]) -> Non
         history = with_system_prompt(ChatHistory([UserMessage([TextPart(text="Hello")])]), settings)
         msgspec.json.encode(history)
         if (settings.get("promptTemplate") or {}).get("type") == "manual":
-            anyio.run(render_prompt, None, history, settings, offer)
+            no_engine = cast(Engine, None)  # which such a template does not ask
+            anyio.run(render_prompt, no_engine, history, settings, offer)
         output = Output("prompt", settings, offer)
         for packet in (*output.feed(Piece("text", 1)), *output.finish()):
             msgspec.json.encode(packet)
