@@ -86,6 +86,7 @@ async def test_each_plain_connection_gets_one_answer(address: str) -> None:
         b"GET /llm HTTP/1.1\r\nHost: localhost\r\n" + b"X: x\r\n" * 200 + b"\r\n",
         b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"GET /\xff HTTP/1.1\r\nHost: \xff\r\n\r\n",
+        b"GET /llm HTTP/1.1\r\nHost: localhost\r\nUpgrade: \xff\r\n\r\n",
         b"GET /llm HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
         b"POST /llm HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         b"GET /llm HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: gzip\r\n"
