@@ -154,8 +154,6 @@ class Lifecycle:
             recovery = self._recoveries[identifier] = Recovery(self, request, identifier)
             self.pool.tasks.spawn(recovery.run)
         recovery.again()
-        if self._closed:
-            recovery.hurry()
 
     def is_recovering(self, recovery: Recovery) -> bool:
         """Whether nobody has taken over what this looks for."""
@@ -225,8 +223,6 @@ class Lifecycle:
         failures: list[LMStudioError] = []
         for load in list(self._running):
             load.fail(LMStudioClientError(f"{load.request.asked}: the client was closed"))
-        for recovery in self._recoveries.values():
-            recovery.hurry()
         for instance in reversed(list(self._instances.values())):
             try:
                 await self.unload(instance)
@@ -235,7 +231,10 @@ class Lifecycle:
         with anyio.move_on_after(self._unload_timeout):
             for load in list(self._running):
                 await load.ended.wait()
-            for recovery in list(self._recoveries.values()):
+            recoveries = list(self._recoveries.values())
+            for recovery in recoveries:
+                recovery.hurry()
+            for recovery in recoveries:
                 await recovery.ended.wait()
             for instance in list(self._instances.values()):
                 await instance.unloaded.wait()  # what those loads brought about all the same

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Hashable
 from copy import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio import Event
@@ -150,19 +150,15 @@ class Load:
 
     async def _follow(self, channel: OpenChannel) -> tuple[AnyInstanceInfo, bool]:
         """Read the channel up to the instance, and whether this load brought it about."""
-        while (packet := await channel.receive(self.request.kind.packets)) is not None:
+        while (packet := await self._receive(channel)) is not None:
             match packet:
                 case SuccessPacket() | LoadSuccessPacket():
                     return packet.info, True
                 case AlreadyLoadedPacket():
                     return packet.info, False
                 case ProgressPacket() | LoadProgressPacket():
-                    if isinstance(self.request.parameter, LoadModelParameter):
-                        self._identifier = self.request.parameter.identifier
                     self._progress.append(packet.progress)
                     self._wake()
-                case StartLoadingPacket():
-                    self._identifier = packet.identifier
                 case ResolvedPacket() if packet.ambiguous:
                     _logger.warning(
                         "%s: several models have this key, using the first: %s",
@@ -179,6 +175,16 @@ class Load:
             f"{self.request.asked}: {self._lifecycle.pool.server} ended the load without a result; "
             "somebody may have cancelled it there"
         )
+
+    async def _receive(self, channel: OpenChannel) -> Any:
+        """The next packet; what it tells of the identifier is noted."""
+        packet = await channel.receive(self.request.kind.packets)
+        if isinstance(packet, StartLoadingPacket):
+            self._identifier = packet.identifier
+        elif isinstance(packet, ProgressPacket | LoadProgressPacket):
+            if isinstance(self.request.parameter, LoadModelParameter):
+                self._identifier = self.request.parameter.identifier
+        return packet
 
     def _succeed(self, info: AnyInstanceInfo, loaded_here: bool) -> None:
         lifecycle = self._lifecycle
@@ -231,7 +237,7 @@ class Load:
     async def _retract(self, channel: OpenChannel) -> None:
         """Nobody waits any more: cancel the load, and unload what comes of it all the same."""
         await channel.send(CancelPacket())
-        while (packet := await channel.receive(self.request.kind.packets)) is not None:
+        while (packet := await self._receive(channel)) is not None:
             if isinstance(packet, SuccessPacket | LoadSuccessPacket):
                 instance = self._lifecycle.adopt(self.request, packet.info)
                 self._lifecycle.unload_in_background(instance)

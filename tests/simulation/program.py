@@ -1,5 +1,6 @@
 """Random programs: tasks that use a client as its users do."""
 
+import math
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
@@ -25,7 +26,6 @@ class Ledger:
 
     def __init__(self, log: Log) -> None:
         self.log = log
-        self.operations = 0
         self.endings: Counter[str] = Counter()
         self.violations: list[str] = []
         # Scopes that hold an instance, by its reference.
@@ -34,13 +34,16 @@ class Ledger:
         self.kept: set[str] = set()
         # Instances that are unloaded by hand, or whose own scope decides, whoever else holds them.
         self.unprotected: set[str] = set()
-        self.closing = False
+        # When its client began to close.
+        self.closed_at = math.inf
         # Instances of which somebody was told that they stayed loaded.
         self.reported = 0
 
+    def closes(self) -> None:
+        self.closed_at = min(self.closed_at, anyio.current_time())
+
     async def attempt(self, name: str, operation: Operation, bound: float) -> None:
         """One operation. It must end in time, in a result, a typed error or a cancellation."""
-        self.operations += 1
         started = anyio.current_time()
         ending = "cancelled"
         self.log(f"{name} …")

@@ -53,7 +53,7 @@ class SimulationReport:
 
     def add(self, seed: int, loop: LoopName, run: Run) -> None:
         self.runs += 1
-        self.operations += run.operations
+        self.operations += run.endings.total()
         self.calls += run.calls
         self.injected += run.injected
         self.leaks += any("left" in violation for violation in run.violations)
@@ -86,7 +86,7 @@ def run_seed(seed: int, loop: LoopName) -> Run:
     try:
         return clock.run(loop, lambda: live(faults, program), seed)
     except HangError as error:
-        return Run([], [f"hangs: {error}"], faults.injected, 0, 0)
+        return Run([], [f"hangs: {error}"], faults.injected, Counter(), 0)
 
 
 def run_seeds(seeds: range, loops: Sequence[LoopName] = LOOPS) -> SimulationReport:
@@ -104,14 +104,14 @@ async def _random_program(world: World, seed: int, loop: LoopName) -> None:
     draw = random.Random(f"{seed} program")
 
     async def use_client(name: str) -> None:
-        async with world.client() as client:
+        async with world.client() as (client, ledger):
             with anyio.move_on_after(draw.choice((1000, 1000, 1000, 1.0, 5.0))):
                 async with anyio.create_task_group() as group:
                     for number in range(draw.randint(1, 4)):
                         actor = Actor(
                             f"{name}{number}",
                             client,
-                            world.ledger,
+                            ledger,
                             world.faults.injected,
                             seed=seed,
                             native=loop == "asyncio",
@@ -119,8 +119,8 @@ async def _random_program(world: World, seed: int, loop: LoopName) -> None:
                         group.start_soon(actor.run)
                     if draw.random() < 0.1:
                         await anyio.sleep(draw.uniform(0, 3))
-                        world.ledger.closing = True
-                        await world.ledger.attempt("early close", client.aclose, 400)
+                        ledger.closes()
+                        await ledger.attempt("early close", client.aclose, 400)
 
     async with anyio.create_task_group() as group:
         group.start_soon(use_client, "a")

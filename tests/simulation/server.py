@@ -1,6 +1,6 @@
 """A model of LM Studio: what is loaded, and how it answers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,16 +41,14 @@ _FRAGMENTS = ("One ", "two ", "three ", "four ", "five.")
 class Instance:
     """A model in memory.
 
-    `ours`: a client under test loaded it. `told`: that client has read that it is loaded. `named`:
-    it has at least read under which identifier it was loading. `excused`: why it may stay.
+    `channel` is the load that has brought it about, None if no client under test did. `excused`:
+    why it may stay.
     """
 
     namespace: str
     info: model_info.AnyInstanceInfo
-    ours: bool
+    channel: "Channel | None"
     loaded_at: float
-    told: bool = False
-    named: bool = False
     excused: str | None = None
 
 
@@ -73,12 +71,11 @@ class Server:
         self.violations: list[str] = []
         self.calls = 0
         self.predictions = 0
-        # Called with each instance that a client unloads.
-        self.on_unload: Callable[[Instance], None] = lambda instance: None
+        # Called with the identifier of a client and the instance that it unloads.
+        self.on_unload: Callable[[str, Instance], None] = lambda client, instance: None
         # When a look-up by reference last found an instance under this identifier.
         self.looked_up: dict[str, float] = {}
-        # Identifiers under which a load of ours has been cut off from us.
-        self.cut_off: set[str] = set()
+        self.loads: list[Channel] = []
         self._references = 0
 
     def accept(self, socket: MemorySocket, namespace: str) -> "Session":
@@ -86,16 +83,16 @@ class Server:
         self.sessions.append(session)
         return session
 
-    def add(self, namespace: str, key: str, identifier: str, *, ours: bool) -> Instance:
+    def add(self, namespace: str, key: str, identifier: str, channel: "Channel | None") -> Instance:
         self._references += 1
         info = msgspec.convert(
             model_on_disk(key, "llm" if namespace == "llm" else "embedding")
             | {"identifier": identifier, "instanceReference": f"ref-{self._references}"},
             _INFO[namespace],
         )
-        instance = Instance(namespace, info, ours, anyio.current_time())
+        instance = Instance(namespace, info, channel, anyio.current_time())
         self.loaded[identifier] = instance
-        self.log(f"loaded {identifier} as ref-{self._references} for {'us' if ours else 'others'}")
+        self.log(f"loaded {identifier} as ref-{self._references} for {'us' if channel else 'others'}")
         return instance
 
     def reserve(self, wanted: str | None, key: str) -> str:
@@ -116,12 +113,12 @@ class Server:
         if name in self.loaded or name in self.reserved:
             return False
         key = name if name in KEYS[namespace] else KEYS[namespace][0]
-        self.add(namespace, key, name, ours=False)
+        self.add(namespace, key, name, None)
         return True
 
     def unload_of_stranger(self, name: str) -> bool:
         found = self.loaded.get(name)
-        return found is not None and not found.ours and self.evict(name)
+        return found is not None and found.channel is None and self.evict(name)
 
     def evict(self, name: str) -> bool:
         if self.loaded.pop(name, None) is None:
@@ -144,21 +141,32 @@ class Channel:
         self.id = channel_id
         self.endpoint = endpoint
         self.cancelled = False
-        # Whether the client has read under which identifier it loads.
+        self.client = session.client
+        self.identifier: str | None = None
+        # What the client has read: under which identifier it loads, and what came of it.
         self.named = False
+        self.told = False
         self._session = session
+        # That a load has succeeded is told before anybody hears that the instance is there.
+        self._order = self.id if endpoint == "predict" else "loads"
 
     def send(self, packet: object, on_read: Callable[[], None] | None = None) -> None:
         session = self._session
         ack_id = session.next_ack_id() if session.server.faults.ask_for_acks else UNSET
         message = messages.ChannelSend(self.id, packet, ack_id)
-        session.send(message, self.id, on_read)
+        session.send(message, self._order, on_read)
 
     def read_name(self) -> None:
         self.named = True
 
+    def read_outcome(self) -> None:
+        self.told = True
+
+    def fail(self, error: Json) -> None:
+        self._session.send(messages.ChannelError(self.id, error), self._order, self.read_outcome)
+
     def close(self) -> None:
-        self._session.send(messages.ChannelClose(self.id), self.id)
+        self._session.send(messages.ChannelClose(self.id), self._order, self.read_outcome)
 
 
 class Session:
@@ -170,7 +178,7 @@ class Session:
         self.namespace = namespace
         self.open = True
         self.restarted = False
-        self._authenticated = False
+        self.client = ""
         self._channels: dict[int, Channel] = {}
         self._last_id = 0
         self._warnings = 0
@@ -186,16 +194,15 @@ class Session:
             self.open = False
             self.server.sessions.remove(self)
 
-    def send(self, message: object, order: int | None, on_read: Any = None) -> None:
+    def send(self, message: object, order: Hashable, on_read: Any = None) -> None:
         if self.open:
             self.socket.deliver(messages.encode(message), order, on_read)
 
     def received(self, frame: bytes) -> None:
         if not self.open:
             return
-        if not self._authenticated:
-            messages.authentication_decoder.decode(frame)
-            self._authenticated = True
+        if not self.client:
+            self.client = messages.authentication_decoder.decode(frame).client_identifier
             self.send(messages.AuthenticationResult(success=True), None)
             return
         match messages.decode_client_message.decode(frame):
@@ -282,7 +289,7 @@ class Session:
             raise Refusal({"title": "It cannot be unloaded now.", "rootTitle": "refused"})
         del server.loaded[identifier]
         server.log(f"unloaded {identifier}, {instance.info.instance_reference}")
-        server.on_unload(instance)
+        server.on_unload(self.client, instance)
 
     def _serve(self, channel: Channel, parameter: Any) -> Iterator[float]:
         try:
@@ -301,7 +308,7 @@ class Session:
                 case endpoint:
                     raise AssertionError(f"the model of the server does not know {endpoint}")
         except Refusal as refusal:
-            self.send(messages.ChannelError(channel.id, refusal.error), channel.id)
+            channel.fail(refusal.error)
         else:
             channel.close()
         del self._channels[channel.id]
@@ -319,10 +326,11 @@ class Session:
     ) -> Iterator[float]:
         """Load a model. `jit`: the model on disk, for getOrLoad, which has packets of its own."""
         server = self.server
-        identifier = server.reserve(wanted, key)
+        channel.identifier = identifier = server.reserve(wanted, key)
+        server.loads.append(channel)
         if jit is not None:
             channel.send(loading.StartLoadingPacket(identifier, jit), channel.read_name)
-        stubborn = cut_off = False
+        stubborn = False
         told = True
         for share in (0.0, 0.5, 1.0):
             channel.send(
@@ -333,27 +341,19 @@ class Session:
             if self.restarted:
                 server.reserved.discard(identifier)
                 return
-            if not self.open and not cut_off:
-                cut_off = True
-                server.cut_off.add(identifier)
-            if (channel.cancelled or cut_off) and not stubborn:
+            if (channel.cancelled or not self.open) and not stubborn:
                 stubborn = server.faults.finishes_load("cancel" if channel.cancelled else "loss")
                 if not stubborn:
                     server.reserved.discard(identifier)
                     return
-                told = cut_off or server.faults.tells_of_finished_load()
+                told = not self.open or server.faults.tells_of_finished_load()
         server.reserved.discard(identifier)
-        instance = server.add(self.namespace, key, identifier, ours=True)
+        instance = server.add(self.namespace, key, identifier, channel)
         if not told:
             instance.excused = "the server loaded it despite a cancel and did not say so"
             return
         success = loading.SuccessPacket if jit is None else loading.LoadSuccessPacket
-        instance.named = channel.named
-
-        def read() -> None:
-            instance.told = True
-
-        channel.send(success(instance.info), read)
+        channel.send(success(instance.info), channel.read_outcome)
 
     def _predict(self, channel: Channel, instance: Instance) -> Iterator[float]:
         server = self.server

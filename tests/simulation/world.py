@@ -38,33 +38,40 @@ class World:
     def __init__(self, faults: Calm) -> None:
         self.faults = faults
         self.log = Log()
-        self.ledger = Ledger(self.log)
+        self.ledgers: dict[str, Ledger] = {}
         self.timeline = Timeline()
         self.server = Server(self.timeline, faults, self.log)
         self.network = Network(self.server, self.timeline, faults, self.log)
         self.server.on_unload = self._unloaded
         self.violations: list[str] = []
+        self.logged_errors = 0
 
     @asynccontextmanager
-    async def client(self) -> AsyncIterator[lms.Client]:
-        """A client of this world, checked when it is closed."""
+    async def client(self) -> AsyncIterator[tuple[lms.Client, Ledger]]:
+        """A client of this world and what is noted of it; checked when it is closed."""
         backend = MemoryBackend(current_backend(), self.network)
         client = lms.Client("simulated:1234")
         with mock.patch.object(client_module, "current_backend", lambda: backend):
             client.open()
         session = client._session
         assert session is not None
+        ledger = self.ledgers[client._authentication.client_identifier] = Ledger(self.log)
         try:
-            yield client
+            yield client, ledger
         finally:
-            self.ledger.closing = True
+            ledger.closes()
             bound = 40.0 * (3 + len(session.lifecycle._instances))
             with anyio.CancelScope(shield=True):
-                await self.ledger.attempt("close", client.aclose, bound)
+                await ledger.attempt("close", client.aclose, bound)
             self.violations += check_client(session)
 
-    def _unloaded(self, instance: Instance) -> None:
-        self.violations += check_unload(self, instance)
+    @property
+    def reported(self) -> int:
+        """Of how many instances somebody was told that they stayed."""
+        return self.logged_errors + sum(ledger.reported for ledger in self.ledgers.values())
+
+    def _unloaded(self, client: str, instance: Instance) -> None:
+        self.violations += check_unload(self.server, self.ledgers[client], instance)
 
 
 @dataclass
@@ -74,7 +81,7 @@ class Run:
     log: Log
     violations: list[str]
     injected: Counter[str]
-    operations: int
+    endings: Counter[str]
     calls: int
 
 
@@ -100,9 +107,11 @@ async def live(faults: Calm, program: Callable[[World], Awaitable[None]]) -> Run
         group.cancel_scope.cancel()
     if _timers() > before:
         world.violations.append("timers left")
-    violations = world.violations + world.ledger.violations
-    ledger = world.ledger
-    return Run(world.log, violations, faults.injected, ledger.operations, world.server.calls)
+    endings: Counter[str] = Counter()
+    for ledger in world.ledgers.values():
+        world.violations += ledger.violations
+        endings += ledger.endings
+    return Run(world.log, world.violations, faults.injected, endings, world.server.calls)
 
 
 def _timers() -> int:
@@ -126,7 +135,7 @@ class _Reports(logging.Handler):
         if "crashed" in message:
             self._world.violations.append(message)
         elif record.levelno >= logging.ERROR:
-            self._world.ledger.reported += 1
+            self._world.logged_errors += 1
 
 
 @contextmanager
