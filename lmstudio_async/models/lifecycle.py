@@ -106,7 +106,7 @@ class Lifecycle:
         self._unload_timeout = unload_timeout
         self._instances: dict[str, Instance] = {}
         self._loads: dict[Hashable, Load] = {}
-        self._running: set[Load] = set()
+        self._running: list[Load] = []
         self._recoveries: dict[str, Recovery] = {}
         self._closed = False
 
@@ -130,7 +130,7 @@ class Lifecycle:
                 )
         else:
             load = Load(self, request, previous)
-            self._running.add(load)
+            self._running.append(load)
             if request.shared_key:
                 self._loads[request.shared_key] = load
             self.pool.tasks.spawn(load.run)
@@ -138,7 +138,7 @@ class Lifecycle:
 
     def finished(self, load: Load) -> None:
         """A load has ended, and all that was to be cleaned up after it."""
-        self._running.discard(load)
+        self._running.remove(load)
         if self._loads.get(load.request.shared_key) is load:
             del self._loads[load.request.shared_key]
 
@@ -238,6 +238,9 @@ class Lifecycle:
                 await recovery.ended.wait()
             for instance in list(self._instances.values()):
                 await instance.unloaded.wait()  # what those loads brought about all the same
+        for instance in list(self._instances.values()):
+            failures.append(self._unload_timed_out(instance))
+            self.forget(instance)
         return failures
 
     async def _unload_bounded(self, instance: Instance) -> None:
@@ -245,10 +248,7 @@ class Lifecycle:
             with anyio.fail_after(self._unload_timeout):
                 await self._unload_if_ours(instance.kind, instance.info)
         except TimeoutError as error:
-            raise LMStudioTimeoutError(
-                f"unloading {instance.info.identifier!r} on {self.pool.server} took more than "
-                f"{self._unload_timeout:g} s; if it stays, its TTL or `lms unload` frees it"
-            ) from error
+            raise self._unload_timed_out(instance) from error
         except anyio.get_cancelled_exc_class():
             # Only asyncio.run() gets through the shield, at its end; the default client, which is
             # closed after that, tries again.
@@ -258,6 +258,12 @@ class Lifecycle:
             if instance.unloading:
                 self.forget(instance)
                 instance.unloaded.set()
+
+    def _unload_timed_out(self, instance: Instance) -> LMStudioTimeoutError:
+        return LMStudioTimeoutError(
+            f"unloading {instance.info.identifier!r} on {self.pool.server} took more than "
+            f"{self._unload_timeout:g} s; if it stays, its TTL or `lms unload` frees it"
+        )
 
     async def _unload_and_log(self, instance: Instance) -> None:
         try:

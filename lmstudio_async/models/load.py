@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 from anyio import Event
 
 from lmstudio_async.errors import (
@@ -155,6 +156,9 @@ class Load:
                 case SuccessPacket() | LoadSuccessPacket():
                     return packet.info, True
                 case AlreadyLoadedPacket():
+                    # A cancelled load may be told in the same turn that this instance is its own,
+                    # and is going to unload it: it goes first.
+                    await anyio.lowlevel.checkpoint()
                     return packet.info, False
                 case ProgressPacket() | LoadProgressPacket():
                     self._progress.append(packet.progress)

@@ -1,5 +1,7 @@
 """WebSockets in memory: they replace the transport's sockets, and nothing else of the client."""
 
+import json
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
 from typing import TYPE_CHECKING, TypeVar
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from tests.simulation.server import Server, Session
 
 T = TypeVar("T")
+
+
+_INSTANCE = re.compile(r'"(?:identifier|instanceReference|modelKey)":"([^"]+)"')
 
 
 class MemoryBackend:
@@ -157,5 +162,13 @@ class MemorySocket:
 
 
 def _short(frame: bytes) -> str:
-    text = frame.decode()
-    return text if len(text) <= 160 else text[:160] + "…"
+    """A frame in few words: its type, ids and endpoint, and what it says of instances."""
+    message = json.loads(frame)
+    words = [str(message.get(key)) for key in ("type", "endpoint") if key in message]
+    words += [str(message[key]) for key in ("callId", "channelId") if key in message]
+    words += _INSTANCE.findall(frame.decode())
+    if isinstance(packet := message.get("message"), dict):
+        words.insert(1, packet["type"])
+    if "error" in message:
+        words.append(str(message["error"]["title"]))
+    return " ".join(words)

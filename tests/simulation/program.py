@@ -104,7 +104,7 @@ class Actor:
         self._native = native and self._random.random() < 0.5
 
     async def run(self) -> None:
-        for number in range(self._random.randint(1, 4)):
+        for number in range(self._random.randint(1, 8)):
             await self._pause()
             await self._perform(f"{self._name}.{number}", 0)
 

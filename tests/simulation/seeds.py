@@ -107,7 +107,7 @@ async def _random_program(world: World, seed: int, loop: LoopName) -> None:
         async with world.client() as (client, ledger):
             with anyio.move_on_after(draw.choice((1000, 1000, 1000, 1.0, 5.0))):
                 async with anyio.create_task_group() as group:
-                    for number in range(draw.randint(1, 4)):
+                    for number in range(draw.randint(1, 6)):
                         actor = Actor(
                             f"{name}{number}",
                             client,
