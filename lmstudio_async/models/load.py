@@ -77,7 +77,7 @@ class Load:
         self._loaded_here = False
         self._error: LMStudioError | None = None
         self._scope = anyio.CancelScope()
-        # Known once the server has begun to load under this identifier for us.
+        # What the server is loading for us, as long as it has not told the instance's reference.
         self._identifier: str | None = None
 
     async def join(self, on_progress: Callable[[float], object] | None) -> "Lease":
@@ -183,11 +183,13 @@ class Load:
     async def _receive(self, channel: OpenChannel) -> Any:
         """The next packet; what it tells of the identifier is noted."""
         packet = await channel.receive(self.request.kind.packets)
-        if isinstance(packet, StartLoadingPacket):
-            self._identifier = packet.identifier
-        elif isinstance(packet, ProgressPacket | LoadProgressPacket):
-            if isinstance(self.request.parameter, LoadModelParameter):
+        match packet:
+            case StartLoadingPacket():
+                self._identifier = packet.identifier
+            case ProgressPacket() if isinstance(self.request.parameter, LoadModelParameter):
                 self._identifier = self.request.parameter.identifier
+            case SuccessPacket() | LoadSuccessPacket():
+                self._identifier = None  # from now on, the instance is known by reference
         return packet
 
     def _succeed(self, info: AnyInstanceInfo, loaded_here: bool) -> None:
