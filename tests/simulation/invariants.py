@@ -28,6 +28,15 @@ def check_client(session: "_Session") -> Iterator[str]:
             yield f"/{name}: calls or channels left"
 
 
+def check_idle(session: "_Session", ledger: "Ledger") -> Iterator[str]:
+    """While the client is open: what no scope holds, it does not hold either."""
+    for reference, instance in session.lifecycle._instances.items():
+        if not ledger.held[reference]:
+            yield f"{instance.info.identifier!r} is held for nobody"
+    if session.lifecycle._running or session.lifecycle._recoveries:
+        yield "loads or recoveries do not end"
+
+
 def check_server(world: "World") -> Iterator[str]:
     """Nothing of ours is left over there, and nothing of others was touched."""
     server = world.server

@@ -203,11 +203,11 @@ class Actor:
             case 1, lms.LLM():
                 await model.respond("Hello")
             case 2, lms.LLM():
-                async for _ in model.respond_stream("Hello"):
+                async for _ in model.respond_stream("endless"):
                     if self._random.random() < 0.4:
                         break
             case 3, lms.LLM():
-                async with model.respond_stream("Hello") as stream:
+                async with model.respond_stream("endless") as stream:
                     async for _ in stream:
                         if self._random.random() < 0.3:
                             await stream.cancel()

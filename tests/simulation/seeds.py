@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import anyio
 
+from tests.contract import ContractChecker
 from tests.simulation import clock
 from tests.simulation.clock import HangError, LoopName
 from tests.simulation.faults import Storm
@@ -56,7 +57,7 @@ class SimulationReport:
         self.operations += run.endings.total()
         self.calls += run.calls
         self.injected += run.injected
-        self.leaks += any("left" in violation for violation in run.violations)
+        self.leaks += any("left loaded" in violation for violation in run.violations)
         self.hangs += any("hangs" in violation for violation in run.violations)
         if run.violations:
             self.failures.append(Failure(seed, loop, run.violations, run.log.lines))
@@ -75,7 +76,7 @@ class SimulationReport:
         )
 
 
-def run_seed(seed: int, loop: LoopName) -> Run:
+def run_seed(seed: int, loop: LoopName, contract: ContractChecker | None = None) -> Run:
     """One random run."""
     random.seed(seed)  # the client's own jitter
 
@@ -84,7 +85,7 @@ def run_seed(seed: int, loop: LoopName) -> Run:
 
     faults = Storm(seed)
     try:
-        return clock.run(loop, lambda: live(faults, program), seed)
+        return clock.run(loop, lambda: live(faults, program, contract), seed)
     except HangError as error:
         return Run([], [f"hangs: {error}"], faults.injected, Counter(), 0)
 
