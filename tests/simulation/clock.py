@@ -34,6 +34,8 @@ class _Jumps:
 
     def turn(self) -> None:
         self._turns += 1
+
+    def check(self) -> None:
         if self._turns > _MOST_TURNS:
             raise HangError(f"the event loop runs in circles at {self.now:.3f} s")
 
@@ -56,6 +58,7 @@ class _NoWaiting(selectors.SelectSelector):
             self.clock.jump(math.inf if timeout is None else self.clock.now + timeout)
         else:
             self.clock.turn()
+            self.clock.check()
         return []
 
 
@@ -113,6 +116,7 @@ class VirtualTrioClock(trio.abc.Clock, trio.abc.Instrument):
         pass
 
     def current_time(self) -> float:
+        self._clock.check()  # not below: trio would go on without the instrument
         return self._clock.now
 
     def deadline_to_sleep_time(self, deadline: float) -> float:

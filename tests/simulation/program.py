@@ -24,7 +24,8 @@ Operation = Callable[[], Coroutine[Any, Any, None]]
 class Ledger:
     """What the programs hold, and how their operations ended."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, client: str, log: Log) -> None:
+        self.client = client
         self.log = log
         self.endings: Counter[str] = Counter()
         self.violations: list[str] = []
@@ -55,10 +56,9 @@ class Ledger:
             ending = type(error).__name__
         except lms.LMStudioError as error:
             ending = type(error).__name__
-        except Exception as error:
-            ending = f"untyped {type(error).__name__}"
+        except Exception as error:  # noqa: BLE001 - found a bug
+            ending = "untyped error"
             self.violations.append(f"{name} ended in {error!r}")
-            raise
         finally:
             took = anyio.current_time() - started
             self.endings[ending] += 1

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -78,11 +79,11 @@ class Server:
         self.sessions: list[Session] = []
         self.violations: list[str] = []
         self.calls = 0
-        self.predictions = 0
+        self.predictions: Counter[str] = Counter()
         # Called with the identifier of a client and the instance that it unloads.
         self.on_unload: Callable[[str, Instance], None] = lambda client, instance: None
-        # When a look-up by reference last found an instance under this identifier.
-        self.looked_up: dict[str, float] = {}
+        # When a client last found, by its reference, an instance under this identifier.
+        self.looked_up: dict[tuple[str, str], float] = {}
         self.loads: list[Channel] = []
         self._references = 0
 
@@ -279,7 +280,8 @@ class Session:
                 if found is None:
                     return UNSET
                 if isinstance(find.specifier, model_info.InstanceSpecifier):
-                    self.server.looked_up[found.info.identifier] = anyio.current_time()
+                    found_at = anyio.current_time()
+                    self.server.looked_up[self.client, found.info.identifier] = found_at
                 return found.info
             case "tokenize" | "countTokens":
                 text = msgspec.json.decode(parameter, type=loading.TextParameter)
@@ -377,7 +379,7 @@ class Session:
         self, channel: Channel, instance: Instance, fragments: Iterable[str]
     ) -> Iterator[float]:
         server = self.server
-        server.predictions += 1
+        server.predictions[self.client] += 1
         try:
             reason: prediction.StopReason = "eosFound"
             for text in fragments:
@@ -391,7 +393,7 @@ class Session:
                     break
                 channel.send(fragment_packet(text))
         finally:
-            server.predictions -= 1
+            server.predictions[self.client] -= 1
         assert isinstance(instance.info, model_info.LlmInstanceInfo)
         stats = prediction.LlmPredictionStats(stop_reason=reason)
         empty = KvConfig([])

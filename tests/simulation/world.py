@@ -27,7 +27,7 @@ from tests.simulation.server import Instance, Server
 
 # Virtual seconds after which a program is taken to hang. Each of its operations has a bound of its
 # own, which is far less.
-LONGEST_RUN = 20_000.0
+LONGEST_RUN = 10_000.0
 
 # Virtual seconds in which the server ends what it is at when the program is over.
 _AFTERMATH = 100.0
@@ -56,13 +56,14 @@ class World:
             client.open()
         session = client._session
         assert session is not None
-        ledger = self.ledgers[client._authentication.client_identifier] = Ledger(self.log)
+        identifier = client._authentication.client_identifier
+        ledger = self.ledgers[identifier] = Ledger(identifier, self.log)
         try:
             yield client, ledger
             if not math.isfinite(ledger.closed_at):
                 # Whatever was cancelled or cut off is cleaned up without the client being closed.
                 await anyio.sleep(_AFTERMATH)
-                self.violations += check_idle(session, ledger)
+                self.violations += check_idle(session, ledger, self.server)
         finally:
             ledger.closes()
             bound = 40.0 * (3 + len(session.lifecycle._instances))
