@@ -107,7 +107,7 @@ class Lifecycle:
         self._instances: dict[str, Instance] = {}
         self._loads: dict[Hashable, Load] = {}
         self._running: list[Load] = []
-        self._recoveries: dict[str, Recovery] = {}
+        self._recoveries: dict[tuple[Kind, str], Recovery] = {}
         self._closed = False
 
     async def acquire(
@@ -149,24 +149,25 @@ class Lifecycle:
 
     def recover(self, request: LoadRequest, identifier: str) -> None:
         """A load was cut off: unload what comes of it."""
-        recovery = self._recoveries.get(identifier)
+        recovery = self._recoveries.get((request.kind, identifier))
         if recovery is None:
-            recovery = self._recoveries[identifier] = Recovery(self, request, identifier)
+            recovery = Recovery(self, request, identifier)
+            self._recoveries[request.kind, identifier] = recovery
             self.pool.tasks.spawn(recovery.run)
         recovery.again()
 
     def is_recovering(self, recovery: Recovery) -> bool:
         """Whether nobody has taken over what this looks for."""
-        return self._recoveries.get(recovery.identifier) is recovery
+        return self._recoveries.get((recovery.kind, recovery.identifier)) is recovery
 
     def recovered(self, recovery: Recovery) -> None:
         """A recovery has ended."""
         if self.is_recovering(recovery):
-            del self._recoveries[recovery.identifier]
+            del self._recoveries[recovery.kind, recovery.identifier]
 
-    def take_over(self, identifier: str) -> bool:
+    def take_over(self, kind: Kind, identifier: str) -> bool:
         """Somebody answers for what this identifier names. Whether a recovery did till now."""
-        return self._recoveries.pop(identifier, None) is not None
+        return self._recoveries.pop((kind, identifier), None) is not None
 
     def adopt(self, request: LoadRequest, info: AnyInstanceInfo) -> Instance:
         """Answer for an instance that a load has brought about."""

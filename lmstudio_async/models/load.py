@@ -195,7 +195,7 @@ class Load:
     def _succeed(self, info: AnyInstanceInfo, loaded_here: bool) -> None:
         lifecycle = self._lifecycle
         # What the server calls loaded already may be the work of a load of ours that was cut off.
-        loaded_here = lifecycle.take_over(info.identifier) or loaded_here
+        loaded_here = lifecycle.take_over(self.request.kind, info.identifier) or loaded_here
         self._info = info
         self._loaded_here = loaded_here
         instance = (
