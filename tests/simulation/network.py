@@ -1,7 +1,5 @@
 """WebSockets in memory: they replace the transport's sockets, and nothing else of the client."""
 
-import json
-import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
 from typing import TYPE_CHECKING, TypeVar
@@ -20,9 +18,6 @@ if TYPE_CHECKING:
     from tests.simulation.server import Server, Session
 
 T = TypeVar("T")
-
-
-_INSTANCE = re.compile(r'"(?:identifier|instanceReference|modelKey)":"([^"]+)"')
 
 
 class MemoryBackend:
@@ -140,10 +135,9 @@ class MemorySocket:
         def arrival() -> None:
             if self.broken or self.silent or (self._closed and sender == "server"):
                 return
-            self._network.log(
-                f"{self.name} {'▶' if sender == 'client' else '◀'} {_short(frame)}"
-                f"{'' if fate is Fate.ARRIVES else f' ({fate.name})'}"
-            )
+            direction = "▶" if sender == "client" else "◀"
+            omen = "" if fate is Fate.ARRIVES else f" {fate.name}"
+            self._network.log(f"{self.name} {direction}{omen}", frame)
             if fate is Fate.SILENCE:
                 self.silent = True
             elif fate is Fate.CUT_BEFORE:
@@ -160,15 +154,3 @@ class MemorySocket:
         self._next_arrival[order] = time
         self._network.timeline.at(time, arrival)
 
-
-def _short(frame: bytes) -> str:
-    """A frame in few words: its type, ids and endpoint, and what it says of instances."""
-    message = json.loads(frame)
-    words = [str(message.get(key)) for key in ("type", "endpoint") if key in message]
-    words += [str(message[key]) for key in ("callId", "channelId") if key in message]
-    words += _INSTANCE.findall(frame.decode())
-    if isinstance(packet := message.get("message"), dict):
-        words.insert(1, packet["type"])
-    if "error" in message:
-        words.append(str(message["error"]["title"]))
-    return " ".join(words)

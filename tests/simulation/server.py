@@ -383,7 +383,7 @@ class Session:
         try:
             reason: prediction.StopReason = "eosFound"
             for text in fragments:
-                yield server.faults.work() / 10
+                yield max(0.05, server.faults.work() / 10)
                 if not self.open:
                     return
                 if server.loaded.get(instance.info.identifier) is not instance:
