@@ -153,4 +153,3 @@ class MemorySocket:
         time = max(time, self._next_arrival.get(order, 0.0))
         self._next_arrival[order] = time
         self._network.timeline.at(time, arrival)
-
