@@ -78,8 +78,8 @@ def _use_ids_twice(patch: pytest.MonkeyPatch) -> None:
 
 
 def _unload_without_looking(patch: pytest.MonkeyPatch) -> None:
-    async def find_and_unload(self: Any, kind: Any, info: Any) -> None:
-        await self.unload_identifier(kind, info.identifier)
+    async def find_and_unload(self: Any, kind: Any, info: Any, bound: Any) -> None:
+        await self.unload_identifier(kind, info.identifier, bound)
 
     patch.setattr(Lifecycle, "_find_and_unload", find_and_unload)
 
