@@ -14,7 +14,16 @@ KEYS = {"llm": ("llm-a", "llm-b"), "embedding": ("embed-a",)}
 NAMES = ("mine", "yours")
 
 # What can keep the client from unloading, or from learning what it has loaded.
-NETWORK = {"cut before", "cut after", "silence", "refused", "restart", "unanswered"}
+NETWORK = {
+    "cut before",
+    "cut after",
+    "silence",
+    "refused",
+    "restart",
+    "unanswered",
+    "call unanswered",
+    "load stalled",
+}
 
 
 class Fate(Enum):
@@ -46,6 +55,13 @@ class Calm:
 
     def connection(self) -> Literal["accepted", "refused", "unanswered"]:
         return "accepted"
+
+    def answers_call(self) -> bool:
+        return True
+
+    def stalls_load(self) -> bool:
+        """Whether a load makes no progress any more, until it is cancelled."""
+        return False
 
     def refuses_unload(self) -> bool:
         return False
@@ -126,6 +142,12 @@ class Storm(Calm):
         if self._strikes("unanswered", 0.03, network=True):
             return "unanswered"
         return "accepted"
+
+    def answers_call(self) -> bool:
+        return not self._strikes("call unanswered", self._per_frame / 3, network=True)
+
+    def stalls_load(self) -> bool:
+        return self._strikes("load stalled", self._per_frame, network=True)
 
     def refuses_unload(self) -> bool:
         return self._strikes("unload refused", 0.1, network=True)

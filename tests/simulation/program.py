@@ -15,8 +15,8 @@ from tests.simulation.faults import KEYS, NAMES
 from tests.simulation.log import Log
 
 # What one operation may take at most, in virtual seconds: two rounds of reconnecting (6 tries of up
-# to 10 s each, and the pauses between them), or finding out that a connection is silent (20 s).
-OPERATION_BOUND = 200.0
+# to 10 s each, and the pauses between them), and the longest bound, that of a load (120 s).
+OPERATION_BOUND = 300.0
 
 Operation = Callable[[], Coroutine[Any, Any, None]]
 

@@ -266,7 +266,8 @@ class Session:
         except Refusal as refusal:
             self.send(messages.RpcError(call.call_id, refusal.error), call.call_id)
         else:
-            self.send(messages.RpcResult(call.call_id, result), call.call_id)
+            if self.server.faults.answers_call():
+                self.send(messages.RpcResult(call.call_id, result), call.call_id)
 
     def _result(self, endpoint: str, parameter: Any) -> Any:
         match endpoint:
@@ -360,6 +361,9 @@ class Session:
                 None if wanted is None else channel.read_name,
             )
             yield server.faults.work()
+            stalled = server.faults.stalls_load()
+            while stalled and self.open and not channel.cancelled:
+                yield 1.0
             if self.restarted:
                 server.reserved.discard(identifier)
                 return

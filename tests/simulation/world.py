@@ -30,7 +30,7 @@ from tests.simulation.server import Instance, Server
 LONGEST_RUN = 10_000.0
 
 # Virtual seconds in which the server ends what it is at when the program is over.
-_AFTERMATH = 70.0
+_AFTERMATH = 120.0
 
 
 class World:
