@@ -88,19 +88,23 @@ class CutAt(Calm):
     def __init__(self, number: int, fate: Fate, *, loads_go_on: bool = False) -> None:
         super().__init__()
         self.frames = 0
+        self._over = False
         self._number = number
         self._fate = fate
         self._loads_go_on = loads_go_on
 
     def frame(self, sender: Sender) -> Fate:
-        self.frames += 1
-        if self.frames != self._number:
+        self.frames += not self._over
+        if self._over or self.frames != self._number:
             return Fate.ARRIVES
         self.injected[self._fate.name.lower().replace("_", " ")] += 1
         return self._fate
 
     def finishes_load(self, after: Literal["cancel", "loss"]) -> bool:
         return self._loads_go_on
+
+    def end(self) -> None:
+        self._over = True
 
 
 class Storm(Calm):
