@@ -5,7 +5,8 @@ An instance that this client loaded passes through these states:
     loading ──success──▶ held ──last lease released──▶ unloading ──▶ gone
        │                  │
        │                  └──a plain await got it──▶ kept: no scope unloads it any more
-       └──nobody waits any more──▶ cancelled, or unloaded if the server finishes all the same
+       ├──nobody waits any more──▶ cancelled, or unloaded if the server finishes all the same
+       └──connection lost──▶ recovering: unloaded if it turns up, or held by the next who asks
 
 Everybody who waits for a load gets a `Lease` on the instance. A scope holds its lease until it
 exits; a plain `await` turns it into `keep`. Instances loaded by others have no record here, and
@@ -30,6 +31,7 @@ from lmstudio_async.errors import (
 )
 from lmstudio_async.models.kinds import Kind
 from lmstudio_async.models.load import Load, LoadRequest
+from lmstudio_async.models.recovery import Recovery
 from lmstudio_async.pool import Pool
 from lmstudio_async.timeouts import Bound
 from lmstudio_async.wire.loading import FindParameter, UnloadModelParameter
@@ -104,7 +106,8 @@ class Lifecycle:
         self.pool = pool
         self._instances: dict[str, Instance] = {}
         self._loads: dict[Hashable, Load] = {}
-        self._running: set[Load] = set()
+        self._running: list[Load] = []
+        self._recoveries: dict[tuple[Kind, str], Recovery] = {}
         self._closed = False
 
     async def acquire(
@@ -127,7 +130,7 @@ class Lifecycle:
                 )
         else:
             load = Load(self, request, previous)
-            self._running.add(load)
+            self._running.append(load)
             if request.shared_key:
                 self._loads[request.shared_key] = load
             self.pool.tasks.spawn(load.run)
@@ -135,9 +138,36 @@ class Lifecycle:
 
     def finished(self, load: Load) -> None:
         """A load has ended, and all that was to be cleaned up after it."""
-        self._running.discard(load)
+        self._running.remove(load)
         if self._loads.get(load.request.shared_key) is load:
             del self._loads[load.request.shared_key]
+
+    def is_loading(self, request: LoadRequest) -> bool:
+        """Whether somebody waits for a load of the same model."""
+        load = self._loads.get(request.shared_key) if request.shared_key else None
+        return load is not None and not load.over
+
+    def recover(self, request: LoadRequest, identifier: str) -> None:
+        """A load was cut off: unload what comes of it."""
+        recovery = self._recoveries.get((request.kind, identifier))
+        if recovery is None:
+            recovery = Recovery(self, request, identifier)
+            self._recoveries[request.kind, identifier] = recovery
+            self.pool.tasks.spawn(recovery.run)
+        recovery.again()
+
+    def is_recovering(self, recovery: Recovery) -> bool:
+        """Whether nobody has taken over what this looks for."""
+        return self._recoveries.get((recovery.kind, recovery.identifier)) is recovery
+
+    def recovered(self, recovery: Recovery) -> None:
+        """A recovery has ended."""
+        if self.is_recovering(recovery):
+            del self._recoveries[recovery.kind, recovery.identifier]
+
+    def take_over(self, kind: Kind, identifier: str) -> bool:
+        """Somebody answers for what this identifier names. Whether a recovery did till now."""
+        return self._recoveries.pop((kind, identifier), None) is not None
 
     def adopt(self, request: LoadRequest, info: AnyInstanceInfo) -> Instance:
         """Answer for an instance that a load has brought about."""
@@ -207,8 +237,16 @@ class Lifecycle:
         with anyio.CancelScope(deadline=deadline):
             for load in list(self._running):
                 await load.ended.wait()
+            recoveries = list(self._recoveries.values())
+            for recovery in recoveries:
+                recovery.hurry()
+            for recovery in recoveries:
+                await recovery.ended.wait()
             for instance in list(self._instances.values()):
                 await instance.unloaded.wait()  # what those loads brought about all the same
+        for instance in list(self._instances.values()):
+            failures.append(self._unload_timed_out(instance.info, close))
+            self.forget(instance)
         return failures
 
     async def _unload_bounded(self, instance: Instance, bound: Bound) -> None:
@@ -243,13 +281,16 @@ class Lifecycle:
         except LMStudioTimeoutError:
             raise
         except TimeoutError as error:
-            raise LMStudioTimeoutError(
-                f"unloading {info.identifier!r} on {self.pool.server} took more than "
-                f"{bound.seconds:g} s (Timeouts.{bound.name}); if it stays, its TTL or "
-                "`lms unload` frees it",
-                bound.name,
-                bound.seconds,
-            ) from error
+            raise self._unload_timed_out(info, bound) from error
+
+    def _unload_timed_out(self, info: AnyInstanceInfo, bound: Bound) -> LMStudioTimeoutError:
+        return LMStudioTimeoutError(
+            f"unloading {info.identifier!r} on {self.pool.server} took more than "
+            f"{bound.seconds:g} s (Timeouts.{bound.name}); if it stays, its TTL or "
+            "`lms unload` frees it",
+            bound.name,
+            bound.seconds,
+        )
 
     async def _find_and_unload(self, kind: Kind, info: AnyInstanceInfo, bound: Bound) -> None:
         # The server unloads by identifier, which may name another instance by now.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 from anyio import Event
 
 from lmstudio_async.errors import (
@@ -22,7 +23,6 @@ from lmstudio_async.timeouts import Bound
 from lmstudio_async.wire.loading import (
     AlreadyLoadedPacket,
     CancelPacket,
-    FindParameter,
     GetOrLoadParameter,
     LoadModelParameter,
     LoadProgressPacket,
@@ -33,17 +33,12 @@ from lmstudio_async.wire.loading import (
     SuccessPacket,
     UnloadingOtherJitModelPacket,
 )
-from lmstudio_async.wire.model_info import AnyInstanceInfo, ModelQuery, QuerySpecifier
+from lmstudio_async.wire.model_info import AnyInstanceInfo
 
 if TYPE_CHECKING:
     from lmstudio_async.models.lifecycle import Instance, Lease, Lifecycle
 
 _logger = logging.getLogger("lmstudio_async")
-
-# How often, and for how many seconds in all, to look for an instance whose load was under way when
-# the connection was lost: the server may finish it after we are back.
-_RECOVERY_INTERVAL = 1.0
-_RECOVERY_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True)
@@ -66,8 +61,8 @@ class LoadRequest:
 class Load:
     """A load runs in a task of its own, since it belongs to all who wait for it.
 
-    `over`: too late to join. `ended`: the clean-up after it, if it was cancelled or cut off, is
-    done too. `gone`: what scopes have unloaded meanwhile; the server may have named it before.
+    `over`: too late to join. `ended`: the clean-up after it, if it was cancelled, is done too.
+    `gone`: what scopes have unloaded meanwhile; the server may have named it before.
     """
 
     def __init__(
@@ -87,10 +82,8 @@ class Load:
         self._loaded_here = False
         self._error: LMStudioError | None = None
         self._scope = anyio.CancelScope()
-        self._recovery = anyio.CancelScope()
-        # Known once the server has begun to load under this identifier for us.
+        # What the server is loading for us, as long as it has not told the instance's reference.
         self._identifier: str | None = None
-        self._lost = False
 
     async def join(self, on_progress: Callable[[float], object] | None) -> "Lease":
         """Wait for the instance. The callback runs here, in the task of whoever gave it."""
@@ -116,7 +109,6 @@ class Load:
         if not self.over:
             self._finish(error)
         self._scope.cancel()
-        self._recovery.cancel()
 
     async def run(self) -> None:
         """The load itself, and what has to be put right after it."""
@@ -141,9 +133,9 @@ class Load:
             if self._info is None and channel is not None:
                 await self._retract(channel)
         except (LMStudioWebsocketError, LMStudioTimeoutError) as error:
-            self._lost = True
             self._finish(error)
-            await self._recover()
+            if self._identifier is not None:
+                self._lifecycle.recover(self.request, self._identifier)
         except LMStudioError as error:
             self._finish(error)
         except BaseException as error:
@@ -156,8 +148,6 @@ class Load:
 
     async def _wait_for_previous(self) -> None:
         if self._previous is not None:
-            # Whatever the lost load left behind, somebody wants it again.
-            self._previous._recovery.cancel()
             await self._previous.ended.wait()
         if self.request.shared_key is not None:
             await self._lifecycle.wait_for_unloads(self.request.kind, self.request.key)
@@ -175,14 +165,13 @@ class Load:
                 case SuccessPacket() | LoadSuccessPacket():
                     return packet.info, True
                 case AlreadyLoadedPacket():
-                    return packet.info, self._is_left_over(packet.info)
+                    # A cancelled load may be told in the same turn that this instance is its own,
+                    # and is going to unload it: it goes first.
+                    await anyio.lowlevel.checkpoint()
+                    return packet.info, False
                 case ProgressPacket() | LoadProgressPacket():
-                    if isinstance(self.request.parameter, LoadModelParameter):
-                        self._identifier = self.request.parameter.identifier
                     self._progress.append(packet.progress)
                     self._wake()
-                case StartLoadingPacket():
-                    self._identifier = packet.identifier
                 case ResolvedPacket() if packet.ambiguous:
                     _logger.warning(
                         "%s: several models have this key, using the first: %s",
@@ -203,7 +192,9 @@ class Load:
     async def _receive(self, channel: OpenChannel) -> Any:
         bound = self.request.bound
         with anyio.move_on_after(bound.seconds):
-            return await channel.receive(self.request.kind.packets)
+            packet = await channel.receive(self.request.kind.packets)
+            self._note_identifier(packet)
+            return packet
         where = f"at {self._progress[-1]:.0%}" if self._progress else "before it began"
         raise LMStudioTimeoutError(
             f"{self.request.asked}: {self._lifecycle.pool.server} said nothing of the load for "
@@ -212,14 +203,21 @@ class Load:
             bound.seconds,
         )
 
-    def _is_left_over(self, info: AnyInstanceInfo) -> bool:
-        previous = self._previous
-        return previous is not None and previous._lost and previous._identifier == info.identifier
+    def _note_identifier(self, packet: object) -> None:
+        match packet:
+            case StartLoadingPacket():
+                self._identifier = packet.identifier
+            case ProgressPacket() if isinstance(self.request.parameter, LoadModelParameter):
+                self._identifier = self.request.parameter.identifier
+            case SuccessPacket() | LoadSuccessPacket():
+                self._identifier = None  # from now on, the instance is known by reference
 
     def _succeed(self, info: AnyInstanceInfo, loaded_here: bool) -> None:
+        lifecycle = self._lifecycle
+        # What the server calls loaded already may be the work of a load of ours that was cut off.
+        loaded_here = lifecycle.take_over(self.request.kind, info.identifier) or loaded_here
         self._info = info
         self._loaded_here = loaded_here
-        lifecycle = self._lifecycle
         instance = (
             lifecycle.adopt(self.request, info)
             if loaded_here
@@ -270,27 +268,3 @@ class Load:
                 instance = self._lifecycle.adopt(self.request, packet.info)
                 self._lifecycle.unload_in_background(instance)
                 await instance.unloaded.wait()
-
-    async def _recover(self) -> None:
-        """The connection was lost: unload what the server may have gone on to load for us."""
-        if self._identifier is None:
-            return
-        kind = self.request.kind
-        bound = self._lifecycle.pool.timeouts.bound("unload")
-        query = QuerySpecifier(ModelQuery(identifier=self._identifier))
-        with self._recovery, anyio.move_on_after(_RECOVERY_TIMEOUT):
-            while True:
-                try:
-                    found: Any = await self._lifecycle.pool.call(
-                        kind.namespace,
-                        "getModelInfo",
-                        FindParameter(query, throw_if_not_found=False),
-                        kind.instance_info | None,
-                        bound=bound,
-                    )
-                    if found is not None:
-                        await self._lifecycle.unload_identifier(kind, self._identifier, bound)
-                        return
-                except LMStudioError as error:
-                    _logger.warning("after a lost connection: %s", error)
-                await anyio.sleep(_RECOVERY_INTERVAL)
