@@ -1,4 +1,4 @@
-"""The frames that the replay server sends, encoded ahead of time. Shapes as LM Studio sends them."""
+"""What the replay server sends, encoded ahead of time, in the shapes that LM Studio sends."""
 
 import json
 import random
@@ -41,19 +41,8 @@ def rpc_result(call_id: int, result: bytes) -> bytes:
 
 
 def fragment(channel_id: int, number: int) -> bytes:
-    return channel_send(
-        channel_id,
-        {
-            "type": "fragment",
-            "fragment": {
-                "content": WORDS[number % len(WORDS)],
-                "tokensCount": 1,
-                "containsDrafted": False,
-                "reasoningType": "none",
-                "isStructural": False,
-            },
-        },
-    )
+    packet = _FRAGMENTS[number % len(_FRAGMENTS)]
+    return frame(b'{"type":"channelSend","channelId":%d,"message":%b}' % (channel_id, packet))
 
 
 def prompt_processed(channel_id: int) -> bytes:
@@ -132,6 +121,21 @@ def _dump(result: Any) -> bytes:
     return json.dumps(result, separators=(",", ":")).encode()
 
 
+_FRAGMENTS = [
+    _dump(
+        {
+            "type": "fragment",
+            "fragment": {
+                "content": word,
+                "tokensCount": 1,
+                "containsDrafted": False,
+                "reasoningType": "none",
+                "isStructural": False,
+            },
+        }
+    )
+    for word in WORDS
+]
 TOKENS = _dump({"tokens": [9906, 1917, 11, 358, 1097, 264, 3488, 315, 220, 4278, 13, 128009]})
 EMBEDDING = _dump({"embedding": _embedding(768)})
 LOADED = {kind: _dump([info]) for kind, info in INSTANCES.items()}

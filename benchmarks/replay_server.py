@@ -2,8 +2,9 @@
 
 Frames are encoded ahead of time and many go into one write. A prediction says with its prompt, a
 JSON object, how many `fragments` it wants. It begins, together with all others that wait on its
-socket, when that socket asks to tokenize "go". Fragments come as fast as they are taken in; with
-`batch`, so many of each stream at a time, and then a pause of `interval_us` microseconds.
+socket, when that socket asks to tokenize "go"; their fragments take turns. They come as fast as
+they are taken in; with `batch`, so many in one write, and then a pause of `interval_us`
+microseconds.
 
 `python -m benchmarks.replay_server` prints the port that it listens on, and ends with its stdin.
 """
@@ -12,6 +13,7 @@ import argparse
 import asyncio
 import base64
 import hashlib
+import itertools
 import json
 import sys
 import time
@@ -19,7 +21,8 @@ from typing import Any
 
 from benchmarks import replay_frames as frames
 
-_BLOCK_BYTES = 64 * 1024
+# Frames in one write, where the client takes them as fast as it can.
+_BLOCK = 400
 _WRITE_BUFFER = 1024 * 1024
 _GREETING = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 17\r\n\r\n"
@@ -153,7 +156,9 @@ class Session(asyncio.Protocol):
             return
         plan = next(iter(streams.values()))
         task = asyncio.get_running_loop().create_task(
-            self._send_fragments(list(streams), plan["fragments"], plan["batch"], plan["interval_us"])
+            self._send_fragments(
+                list(streams), plan["fragments"], plan["batch"], plan["interval_us"]
+            )
         )
         self._streaming.add(task)
         task.add_done_callback(self._streaming.discard)
@@ -161,29 +166,26 @@ class Session(asyncio.Protocol):
     async def _send_fragments(
         self, channels: list[int], count: int, batch: int, interval_us: int
     ) -> None:
-        kept = min(count, batch or _rounds_in_memory(len(channels)))
-        rounds = [
-            b"".join(frames.fragment(channel, number) for channel in channels)
-            for number in range(kept)
-        ]
         ends = b"".join(frames.success(one, count) + frames.channel_close(one) for one in channels)
-        block = b"".join(rounds)
-        for _ in range(count // kept):
+        # More rounds than words would only repeat the words.
+        rounds = [
+            [frames.fragment(channel, number) for channel in channels]
+            for number in range(min(count, len(frames.WORDS)))
+        ]
+        fragments = itertools.islice(
+            itertools.cycle(itertools.chain.from_iterable(rounds)), count * len(channels)
+        )
+        while block := b"".join(itertools.islice(fragments, batch or _BLOCK)):
             await self._write(block)
             if batch:
                 # An event loop's own timers count in milliseconds. Nobody else is served here.
                 time.sleep(interval_us / 1e6)  # noqa: ASYNC251
-        await self._write(b"".join(rounds[: count % kept]))
         await self._write(ends)
 
     async def _write(self, data: bytes) -> None:
         self._transport.write(data)
         await asyncio.sleep(0)
         await self._writable.wait()
-
-
-def _rounds_in_memory(streams: int) -> int:
-    return max(1, _BLOCK_BYTES // (len(frames.fragment(1, 0)) * streams))
 
 
 def _split(lines: list[bytes]) -> list[tuple[bytes, bytes, bytes]]:

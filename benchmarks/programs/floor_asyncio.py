@@ -20,11 +20,12 @@ async def stream(socket: "aiohttp.ClientWebSocketResponse[bool]") -> None:
     await socket.send_frame(wire.tokenize(2, "go"), WSMsgType.TEXT)
     while True:
         message = wire.decode((await socket.receive()).data)
-        if isinstance(message, wire.ChannelSend):
-            if isinstance(message.message, wire.FragmentPacket):
-                pieces.append(message.message.fragment.content)
-                if len(pieces) == options.count:
-                    break
+        if isinstance(message, wire.ChannelSend) and isinstance(
+            message.message, wire.FragmentPacket
+        ):
+            pieces.append(message.message.fragment.content)
+            if len(pieces) == options.count:
+                break
     meter.stop()
 
 

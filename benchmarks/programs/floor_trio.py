@@ -37,9 +37,10 @@ async def stream(stream: trio.SocketStream, protocol: ClientProtocol) -> None:
     while len(pieces) < options.count:
         for frame in await receive(stream, protocol):
             message = wire.decode(frame.data)
-            if isinstance(message, wire.ChannelSend):
-                if isinstance(message.message, wire.FragmentPacket):
-                    pieces.append(message.message.fragment.content)
+            if isinstance(message, wire.ChannelSend) and isinstance(
+                message.message, wire.FragmentPacket
+            ):
+                pieces.append(message.message.fragment.content)
     meter.stop()
 
 

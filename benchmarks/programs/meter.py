@@ -53,7 +53,9 @@ def arguments() -> Any:
     parser.add_argument("--streams", type=int, default=1)
     parser.add_argument("--batch", type=int, default=0, help="fragments at a time, 0: all")
     parser.add_argument("--interval-us", type=int, default=250, help="between two batches")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.count -= options.count % options.streams
+    return options
 
 
 def prompt(options: Any) -> str:
