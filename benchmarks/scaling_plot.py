@@ -20,9 +20,10 @@ def draw(row: Row, results: Results, path: Path) -> None:
         lows, highs = [min(values) for values in costs], [max(values) for values in costs]
         axes.fill_between(streams, lows, highs, color=drawn.get_color(), alpha=0.2)
     axes.set_xscale("log")
-    axes.set_yscale("log")
+    axes.set_xticks(ticks := sorted(next(iter(row.curve.values()))), [f"{n:,}" for n in ticks])
+    axes.set_ylim(bottom=0)
     axes.set_xlabel("streams at once")
     axes.set_ylabel("CPU per fragment, µs")
-    axes.grid(visible=True, which="both", alpha=0.3)
+    axes.grid(visible=True, alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)

@@ -23,10 +23,10 @@ from lmstudio_async.transport import current_backend
 pytestmark = pytest.mark.anyio
 
 # The budgets. Whoever needs more, pays with everybody's time; whoever needs less, lowers them.
-PER_FRAGMENT_OF_MANY = 18
-PER_FRAGMENT_ALONE = 41
-PER_CALL = 40
-PER_EMBEDDING = 40
+PER_FRAGMENT_OF_MANY = 8
+PER_FRAGMENT_ALONE = 26
+PER_CALL = 35
+PER_EMBEDDING = 35
 
 # What the event loops themselves do differs from version to version.
 COUNTED = {"lmstudio_async", "anyio", "sniffio"}
