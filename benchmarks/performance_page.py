@@ -24,7 +24,7 @@ Written by `make bench` on {machine}, in {rounds} rounds. One row alone:
 Each row compares programs that do the same work. Each program runs in a process of its own, the
 sides of a row take turns, and each ratio is taken within a round; the table has its median and its
 smallest and largest value. What counts is CPU time (user and system) of the client's process, or
-wall-clock time where a row says µs or s without CPU.
+wall-clock time where a row does not say CPU.
 
 {ratios}
 
@@ -47,8 +47,8 @@ The band reaches from the fastest to the slowest round.
 - **The floor** is the least that can do the work in Python, in one loop without any of the rest.
   On asyncio: a bare aiohttp WebSocket, and msgspec, which takes each frame into its types in one
   decoding. On trio: the Sans-I/O protocol of `websockets` over a trio stream, and msgspec.
-- **The server** of all these rows is a program that only sends frames encoded ahead of time, in a
-  process of its own. It is not the bound: {capacity}
+- **The server** of all rows but `engine-…` is a program of its own that only sends frames encoded
+  ahead of time. It is not the bound: {capacity}
 - **Fragments per wake-up.** What a fragment costs depends on how many come at once: the operating
   system takes far longer to wake a process than any client takes to decode a frame. The server
   therefore writes 8 fragments at a time and then pauses for 250 µs (`stream-asyncio`), one at a
@@ -60,6 +60,8 @@ The band reaches from the fastest to the slowest round.
   imported by then.
 - **Memory** is what the process shares with no other; an open stream includes the task that waits
   for it.
+- **`engine-…`**: the [embedded server](embedded-server.md), through this client, against the HTTP
+  server of llama.cpp itself, with the same model, settings and threads.
 - `lmstudio` is version 1.5.0, through its asynchronous client; `@lmstudio/sdk` is version 2.0.0 on
   Node, shown for comparison.
 """

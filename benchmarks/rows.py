@@ -39,6 +39,7 @@ class Row:
 
 
 OURS, FLOOR, OFFICIAL, JAVASCRIPT = "lmstudio_async", "floor", "lmstudio", "@lmstudio/sdk"
+EMBEDDED, BARE = "embedded server", "llama.cpp"
 CPU = {"cpu_us": "µs CPU"}
 STREAMS = (1, 10, 100, 1_000, 10_000)
 
@@ -95,6 +96,20 @@ def _against(floor: float, official: float) -> list[Goal]:
     ]
 
 
+def _many(title: str, name: str, batch: int, at_most: float | None) -> Row:
+    load = ("stream", "--batch", str(batch), "--count", "50000")
+    return Row(
+        name,
+        title,
+        {
+            "1 stream": _program("ours", *load),
+            "200 streams": _program("ours", *load, "--streams", "200"),
+        },
+        CPU,
+        [] if at_most is None else [Goal("cpu_us", "200 streams", "1 stream", at_most=at_most)],
+    )
+
+
 def _scaling() -> Row:
     sides: dict[str, Command] = {}
     curve: dict[str, dict[int, str]] = {OURS: {}, OFFICIAL: {}}
@@ -108,6 +123,32 @@ def _scaling() -> Row:
     first, last = curve[OURS][1], curve[OURS][STREAMS[-1]]
     goals = [Goal("cpu_us", last, first, at_most=1.5)]
     return Row("scaling", "1 to 10,000 streams at once", sides, CPU, goals, curve)
+
+
+def _engine(
+    title: str,
+    name: str,
+    program: Sequence[str],
+    metric: str,
+    unit: str,
+    *,
+    at_most: float | None = None,
+    at_least: float | None = None,
+) -> Row:
+    """The embedded server against the engine that it runs, on a real model."""
+    python = [sys.executable, "-m", f"benchmarks.engine.{program[0]}"]
+    return Row(
+        name,
+        title,
+        {
+            BARE: [*python, "bare", *program[1:]],
+            EMBEDDED: [*python, "embedded", *program[1:]],
+        },
+        {metric: unit},
+        [Goal(metric, EMBEDDED, BARE, at_most=at_most, at_least=at_least)]
+        if at_most or at_least
+        else [],
+    )
 
 
 ROWS = [
@@ -124,16 +165,8 @@ ROWS = [
         CPU,
         [Goal("cpu_us", OURS, FLOOR, at_most=1.6)],
     ),
-    Row(
-        "streams-200",
-        "200 streams at once, 8 fragments per wake-up",
-        {
-            "1 stream": _program("ours", "stream", "--batch", "8"),
-            "200 streams": _program("ours", "stream", "--batch", "8", "--streams", "200"),
-        },
-        CPU,
-        [Goal("cpu_us", "200 streams", "1 stream", at_most=1.25)],
-    ),
+    _many("200 streams at once, 8 fragments per wake-up", "streams-200", 8, 1.25),
+    _many("200 streams at once, as fast as it goes", "streams-200-burst", 0, None),
     _scaling(),
     _calls("calls, one after another", "calls", "calls", 1.6, 3.5),
     _calls("embeddings of 768 floats", "embeddings", "embed", 1.3, 4.5),
@@ -181,5 +214,36 @@ ROWS = [
             Goal("stream_bytes", OURS, OFFICIAL, at_most=1),
             Goal("stream_bytes", OURS, at_most=8 * 1024),
         ],
+    ),
+    _engine(
+        "40 texts in one `embed`, on the starter model",
+        "engine-embeddings",
+        ["embed", "--count", "40"],
+        "texts_per_s",
+        "texts/s",
+    ),
+    _engine(
+        "one stream, on the starter model",
+        "engine-stream",
+        ["generate", "--repeat", "1"],
+        "tokens_per_s",
+        "tokens/s",
+        at_least=0.95,
+    ),
+    _engine(
+        "4 streams at once, on the starter model",
+        "engine-streams-4",
+        ["generate", "--streams", "4", "--tokens", "48", "--repeat", "1"],
+        "tokens_per_s",
+        "tokens/s",
+        at_least=0.95,
+    ),
+    _engine(
+        "load and unload, against the engine's own process",
+        "engine-load",
+        ["load", "--count", "3"],
+        "load_and_unload_s",
+        "s",
+        at_most=1.2,
     ),
 ]
