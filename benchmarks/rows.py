@@ -97,7 +97,7 @@ def _against(floor: float, official: float) -> list[Goal]:
 
 
 def _many(title: str, name: str, batch: int, at_most: float | None) -> Row:
-    load = ("stream", "--batch", str(batch), "--count", "50000")
+    load = ("stream", "--batch", str(batch))
     return Row(
         name,
         title,

@@ -8,7 +8,7 @@ from benchmarks.programs import floor_types as wire
 from benchmarks.programs.meter import Meter, arguments, prompt
 
 options = arguments()
-meter = Meter()
+meter = Meter(options)
 
 
 async def stream(socket: "aiohttp.ClientWebSocketResponse[bool]") -> None:
@@ -63,7 +63,7 @@ async def main() -> None:
         await socket.send_frame(wire.AUTHENTICATION, WSMsgType.TEXT)
         await socket.receive()
         await workload(socket)
-    meter.report(options.count)
+    meter.report()
 
 
 if __name__ == "__main__":

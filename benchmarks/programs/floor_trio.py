@@ -10,7 +10,7 @@ from benchmarks.programs import floor_types as wire
 from benchmarks.programs.meter import Meter, arguments, prompt
 
 options = arguments()
-meter = Meter()
+meter = Meter(options)
 
 
 async def receive(stream: trio.SocketStream, protocol: ClientProtocol) -> list[Frame]:
@@ -68,7 +68,7 @@ async def main() -> None:
     await send(connection, protocol, wire.AUTHENTICATION)
     await receive(connection, protocol)
     await {"stream": stream, "calls": calls}[options.workload](connection, protocol)
-    meter.report(options.count)
+    meter.report()
     await connection.aclose()
 
 

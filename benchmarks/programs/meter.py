@@ -3,14 +3,21 @@
 import argparse
 import gc
 import json
-import os
 import resource
 import time
 from typing import Any
 
+import psutil
+
 
 class Meter:
-    """CPU time (user and system), wall-clock time and waits of this process, from `start` on."""
+    """CPU time (user and system), wall-clock time and waits of this process, for each item."""
+
+    def __init__(self, options: Any) -> None:
+        self._items = options.count
+
+    def idle(self) -> None:
+        """The client is connected and idle."""
 
     def start(self) -> None:
         gc.collect()
@@ -23,25 +30,38 @@ class Meter:
         self._wall = time.perf_counter() - self._wall
         self._waits = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - self._waits
 
-    def report(self, items: int) -> None:
-        print(
-            json.dumps(
-                {
-                    "cpu_us": self._cpu / items * 1e6,
-                    "wall_us": self._wall / items * 1e6,
-                    "wall_s": self._wall,
-                    "waits": self._waits / items,
-                }
-            )
-        )
+    def report(self) -> None:
+        figures = {
+            "cpu_us": self._cpu / self._items * 1e6,
+            "wall_us": self._wall / self._items * 1e6,
+            "wall_s": self._wall,
+            "waits": self._waits / self._items,
+        }
+        print(json.dumps(figures))
 
 
-def private_bytes() -> int:
-    """Memory that this process shares with no other."""
-    import psutil
+class Memory:
+    """Memory that this process shares with no other: of the idle client, and of each stream."""
 
+    def __init__(self, options: Any) -> None:
+        self._streams = options.streams
+
+    def idle(self) -> None:
+        self._idle = _private_bytes()
+
+    def start(self) -> None:
+        self._stream = (_private_bytes() - self._idle) / self._streams
+
+    def stop(self) -> None:
+        pass
+
+    def report(self) -> None:
+        print(json.dumps({"idle_bytes": self._idle, "stream_bytes": self._stream}))
+
+
+def _private_bytes() -> int:
     gc.collect()
-    return int(psutil.Process(os.getpid()).memory_full_info().uss)
+    return int(psutil.Process().memory_full_info().uss)
 
 
 def arguments() -> Any:

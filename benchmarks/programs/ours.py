@@ -1,45 +1,46 @@
 """This library."""
 
 import asyncio
-import json
 
 import anyio
 
 import lmstudio_async as lms
-from benchmarks.programs.meter import Meter, arguments, private_bytes, prompt
+from benchmarks.programs.meter import Memory, Meter, arguments, prompt
 from benchmarks.replay_frames import EMBEDDING_KEY, LLM_KEY
 
 options = arguments()
-meter = Meter()
+meter = Memory(options) if options.workload == "memory" else Meter(options)
 
 
 async def stream() -> None:
     """The fragments of one stream, or of several at once."""
     async with lms.Client(options.address) as client:
         model = await client.llm.model(LLM_KEY)
+        meter.idle()
         request = prompt(options)
         pieces: list[str] = []
         to_open = options.streams
-        opened = anyio.Event()
 
         async def read() -> None:
             nonlocal to_open
             async with model.respond_stream(request) as predicted:
                 to_open -= 1
                 if not to_open:
-                    opened.set()
+                    await model.tokenize("Hello")  # all answers up to now have come
+                    meter.start()
+                    await model.tokenize("go")
                 async for fragment in predicted:
                     pieces.append(fragment.content)
                     if len(pieces) == options.count:
                         meter.stop()
 
-        async with anyio.create_task_group() as group:
-            for _ in range(options.streams):
-                group.start_soon(read)
-            await opened.wait()
-            meter.start()
-            await model.tokenize("go")
-    meter.report(options.count)
+        if options.streams == 1:
+            await read()
+        else:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(options.streams):
+                    group.create_task(read())
+    meter.report()
 
 
 async def calls() -> None:
@@ -51,7 +52,7 @@ async def calls() -> None:
         for _ in range(options.count):
             await model.tokenize("Hello world, I am a test.")
         meter.stop()
-    meter.report(options.count)
+    meter.report()
 
 
 async def embed() -> None:
@@ -63,7 +64,7 @@ async def embed() -> None:
         for _ in range(options.count):
             await model.embed("Hello world, I am a test.")
         meter.stop()
-    meter.report(options.count)
+    meter.report()
 
 
 async def connect() -> None:
@@ -73,40 +74,12 @@ async def connect() -> None:
     for _ in range(options.count):
         await _session()
     meter.stop()
-    meter.report(options.count)
+    meter.report()
 
 
 async def _session() -> None:
     async with lms.Client() as client:
         await client.llm.list_loaded()
-
-
-async def memory() -> None:
-    """An idle client that has made a call, then one with so many open streams."""
-    async with lms.Client(options.address) as client:
-        model = await client.llm.model(LLM_KEY)
-        idle = private_bytes()
-        request = prompt(options)
-        to_open = options.streams
-        opened = asyncio.Event()
-
-        async def read() -> None:
-            nonlocal to_open
-            async with model.respond_stream(request) as predicted:
-                to_open -= 1
-                if not to_open:
-                    opened.set()
-                async for _ in predicted:
-                    pass
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(options.streams):
-                group.create_task(read())
-            await opened.wait()
-            await model.tokenize("Hello")
-            per_stream = (private_bytes() - idle) / options.streams
-            await model.tokenize("go")
-    print(json.dumps({"idle_bytes": idle, "stream_bytes": per_stream}))
 
 
 if __name__ == "__main__":
@@ -115,7 +88,7 @@ if __name__ == "__main__":
         "calls": calls,
         "embed": embed,
         "connect": connect,
-        "memory": memory,
+        "memory": stream,
     }
     workload = workloads[options.workload]
     if options.loop == "trio":
