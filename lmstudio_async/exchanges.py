@@ -2,6 +2,7 @@
 
 import math
 from collections import deque
+from collections.abc import Awaitable
 
 from msgspec import UNSET, Raw, UnsetType
 
@@ -52,7 +53,6 @@ class Channel:
 
     __slots__ = (
         "_added",
-        "_reading",
         "_wakeup",
         "asked",
         "bound",
@@ -88,7 +88,6 @@ class Channel:
         self.ended = False
         self.error: LMStudioError | None = None
         self.discarding = False
-        self._reading = False
         self._wakeup = wakeup
 
     @property
@@ -97,19 +96,19 @@ class Channel:
 
     async def receive(self) -> Raw | None:
         """The next packet, None at the end. Raises the error that the channel ended in."""
-        while not self.packets:
-            if self.ended:
-                if self.error is not None:
-                    raise self.error
-                return None
-            if self._reading:
-                raise LMStudioRuntimeError(f"{self.asked}: another task is reading this stream")
-            self._reading = True
-            try:
-                await self._wakeup.wait()
-            finally:
-                self._reading = False
-        return self.packets.popleft()
+        if not (self.packets or self.ended):
+            await self.arrival()
+        if self.packets:
+            return self.packets.popleft()
+        if self.error is not None:
+            raise self.error
+        return None
+
+    def arrival(self) -> Awaitable[None]:
+        """Wait for the next packet, or the end. For a channel that has neither."""
+        if self._wakeup.waiting:
+            raise LMStudioRuntimeError(f"{self.asked}: another task is reading this stream")
+        return self._wakeup.wait()
 
     def add(self, packet: Raw, now: float) -> bool:
         """Take in a packet. False if it is one too many."""
@@ -122,8 +121,7 @@ class Channel:
             return False
         self.last = packet
         self.packets.append(packet)
-        if self._reading:
-            self._wakeup.set()
+        self._wakeup.set()
         return True
 
     def _has_room(self, packet: Raw) -> bool:
@@ -134,8 +132,7 @@ class Channel:
 
     def finish(self, error: LMStudioError | None = None) -> None:
         self.ended, self.error = True, error
-        if self._reading:
-            self._wakeup.set()
+        self._wakeup.set()
 
     def discard(self) -> None:
         """Nobody reads any more."""

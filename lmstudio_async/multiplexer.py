@@ -35,6 +35,7 @@ from lmstudio_async.timeouts import Bound
 from lmstudio_async.transport import Wakeup
 from lmstudio_async.wire import messages
 from lmstudio_async.wire.loading import CancelPacket
+from lmstudio_async.wire.messages import ChannelSend
 from lmstudio_async.wire.server_error import server_exception
 
 _logger = logging.getLogger("lmstudio_async")
@@ -130,13 +131,14 @@ class Multiplexer:
         except messages.DECODE_ERRORS as error:
             self._skip(frame, error)
             return None
+        if type(message) is ChannelSend:  # first, and without `match`: most frames are fragments
+            channel = self._channels.get(message.channel_id)
+            if channel is not None and not channel.add(message.message, now):
+                return self._give_up(channel, _slow_reader(channel))
+            if message.ack_id is not UNSET:
+                return messages.encode(messages.ChannelAck(message.channel_id, message.ack_id))
+            return None
         match message:
-            case messages.ChannelSend():
-                channel = self._channels.get(message.channel_id)
-                if channel is not None and not channel.add(message.message, now):
-                    return self._give_up(channel, _slow_reader(channel))
-                if message.ack_id is not UNSET:
-                    return messages.encode(messages.ChannelAck(message.channel_id, message.ack_id))
             case messages.RpcResult():
                 if (call := self._calls.pop(message.call_id, None)) is not None:
                     call.finish(message.result)
@@ -181,7 +183,7 @@ class Multiplexer:
         """End a channel on this side. Returns the frame that tells the other."""
         del self._channels[channel.id]
         channel.finish(error)
-        return messages.encode(messages.ChannelSend(channel.id, CancelPacket()))
+        return messages.encode(ChannelSend(channel.id, CancelPacket()))
 
     def _timeout(self, exchange: Call | Channel, what: str, bound: Bound) -> LMStudioTimeoutError:
         return LMStudioTimeoutError(

@@ -3,6 +3,7 @@
 import logging
 import random
 from collections import deque
+from collections.abc import Awaitable
 from copy import copy
 from functools import cache
 from typing import Any, TypeVar, cast
@@ -58,6 +59,15 @@ class OpenChannel:
     def unread(self) -> "deque[Raw]":
         """The packets that have come and were not received yet. Taking one receives it."""
         return self._channel.packets
+
+    @property
+    def ended(self) -> bool:
+        """Whether no more packets will come."""
+        return self._channel.ended
+
+    def arrival(self) -> Awaitable[None]:
+        """Wait for the next packet, or the end. For a channel that has neither."""
+        return self._channel.arrival()
 
     async def open(self) -> None:
         """Send the request that opens the channel. If cancelled, it may have been sent."""

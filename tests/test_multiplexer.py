@@ -39,6 +39,7 @@ class Wakeup:
 
     def __init__(self) -> None:
         self._event = anyio.Event()
+        self.waiting = False
 
     async def wait(self) -> None:
         self._event = anyio.Event()

@@ -26,11 +26,9 @@ from lmstudio_async.wire.model_info import ModelSpecifier
 from lmstudio_async.wire.prediction import (
     AssistantMessage,
     ChatHistory,
-    FragmentPacket,
-    PredictionSuccessPacket,
-    PredictPacket,
     PredictParameter,
     PromptProcessingProgressPacket,
+    ToolCallPacket,
     ToolMessage,
 )
 from lmstudio_async.wire.prediction_config import LlmPredictionConfig, prediction_config_to_kv
@@ -158,13 +156,8 @@ class _RoundStream(PredictionStream[str]):
         self._round = round_index
         self._calls = calls
 
-    async def _next_packet(self) -> PredictPacket | None:
-        while True:
-            packet = await super()._next_packet()
-            match packet:
-                case None | FragmentPacket() | PredictionSuccessPacket():
-                    return packet
-                case PromptProcessingProgressPacket():
-                    await notify(self._on_progress, packet.progress, self._round)
-                case _:
-                    await self._calls.take(packet)
+    async def _take_other(self, packet: PromptProcessingProgressPacket | ToolCallPacket) -> None:
+        if isinstance(packet, PromptProcessingProgressPacket):
+            await notify(self._on_progress, packet.progress, self._round)
+        else:
+            await self._calls.take(packet)

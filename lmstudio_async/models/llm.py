@@ -67,6 +67,9 @@ _BARE_TEMPLATE = {
 }
 
 
+_NO_CALLBACKS = PredictionCallbacks()
+
+
 class PredictionOptions(TypedDict, total=False):
     """What every prediction takes.
 
@@ -382,4 +385,4 @@ class _Settings:
         }
         for name, value in callbacks.items():
             check_callback(name, value)
-        self.callbacks = PredictionCallbacks(**callbacks)
+        self.callbacks = PredictionCallbacks(**callbacks) if callbacks else _NO_CALLBACKS

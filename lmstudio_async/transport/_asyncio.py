@@ -99,14 +99,20 @@ class _Wakeup:
         self._loop = loop
         self._future: asyncio.Future[None] | None = None
 
+    @property
+    def waiting(self) -> bool:
+        return self._future is not None and not self._future.done()
+
     def wait(self) -> Awaitable[None]:
         self._future = self._loop.create_future()
         return self._future
 
     def set(self) -> None:
-        future, self._future = self._future, None
-        if future is not None and not future.done():
-            future.set_result(None)
+        future = self._future
+        if future is not None:
+            self._future = None
+            if not future.done():
+                future.set_result(None)
 
 
 async def _until_finalized(function: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, None]:

@@ -91,13 +91,18 @@ class _Wakeup:
     def __init__(self) -> None:
         self._task: trio.lowlevel.Task | None = None
 
+    @property
+    def waiting(self) -> bool:
+        return self._task is not None
+
     async def wait(self) -> None:
         self._task = trio.lowlevel.current_task()
         await trio.lowlevel.wait_task_rescheduled(self._abort)
 
     def set(self) -> None:
-        task, self._task = self._task, None
+        task = self._task
         if task is not None:
+            self._task = None
             trio.lowlevel.reschedule(task)
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:

@@ -34,8 +34,12 @@ class Wakeup(Protocol):
     For a wait that happens once for each token of a stream: an event costs three times as much.
     """
 
+    @property
+    def waiting(self) -> bool:
+        """Whether a task waits."""
+
     def wait(self) -> Awaitable[None]:
-        """Wait for `set`."""
+        """Wait for `set`. Awaited at once, or not at all."""
 
     def set(self) -> None:
         """Wake the task that waits."""
