@@ -23,8 +23,8 @@ from lmstudio_async.transport import current_backend
 pytestmark = pytest.mark.anyio
 
 # The budgets. Whoever needs more, pays with everybody's time; whoever needs less, lowers them.
-PER_FRAGMENT_OF_MANY = 8
-PER_FRAGMENT_ALONE = 26
+PER_FRAGMENT_OF_MANY = 7
+PER_FRAGMENT_ALONE = 23
 PER_CALL = 35
 PER_EMBEDDING = 35
 
