@@ -38,7 +38,7 @@ WorkStatus: TypeAlias = ProcessingStatus | Literal["queued"]
 _TOLD_FIRST: tuple[ProcessingStatus, ...] = ("generating", "processingPrompt", "computingEmbedding")
 
 
-@dataclass
+@dataclass(eq=False)  # of two alike, the one that ends is meant
 class Work:
     """One request that an instance is busy with."""
 
