@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-import lmstudio_async as lms
-from lmstudio_async.models.lifecycle import Instance, Lifecycle
+from lmstudio_async.models.lifecycle import Instance, Lease, Lifecycle
+from lmstudio_async.models.load import LoadRequest
 from tests.soak.soak import Plan, SoakReport, soak
 
 pytestmark = pytest.mark.engine
@@ -30,24 +30,25 @@ def test_a_scope_that_forgets_to_unload_is_found(monkeypatch: pytest.MonkeyPatch
         self.forget(instance)
 
     monkeypatch.setattr(Lifecycle, "unload", forget)
-    report = run(Plan(seed=1, seconds=0.3, tasks=3, settle=0))
+    report = run(Plan(seed=1, seconds=0.3, tasks=2, settle=0))
     assert any(leak.startswith("loaded: ") for leak in report.leaks)
     assert any(leak.startswith("a worker: ") for leak in report.leaks)
 
 
-def test_a_call_that_never_ends_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def wait_for_ever(self: lms.LLM, input: object) -> list[int]:
-        return await asyncio.Future()
+def test_a_load_that_never_ends_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def wait_for_ever(self: Lifecycle, request: LoadRequest, on_progress: object) -> Lease:
+        await asyncio.Future()
+        raise AssertionError
 
-    monkeypatch.setattr(lms.LLM, "tokenize", wait_for_ever)
-    report = run(Plan(seed=1, seconds=0.3, tasks=3, hang=3))
+    monkeypatch.setattr(Lifecycle, "acquire", wait_for_ever)
+    report = run(Plan(seed=1, seconds=0.3, tasks=2, hang=0.5))
     assert any("wait_for_ever" in hang for hang in report.hangs)
 
 
 def test_an_error_without_a_type_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def break_down(self: lms.LLM, input: object) -> list[int]:
-        raise KeyError(input)
+    async def break_down(self: Lease) -> None:
+        raise KeyError("a lease")
 
-    monkeypatch.setattr(lms.LLM, "tokenize", break_down)
-    report = run(Plan(seed=1, seconds=0.3, tasks=3))
+    monkeypatch.setattr(Lease, "release", break_down)
+    report = run(Plan(seed=1, seconds=0.3, tasks=2, settle=0))
     assert any("KeyError" in bug for bug in report.journal.bugs)

@@ -5,8 +5,6 @@ import itertools
 import random
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -57,37 +55,34 @@ class Workload:
     async def _use_models(self, rng: random.Random, depth: int = 0) -> None:
         # Only on the outside an instance of its own, or those who hold one would wait for another.
         own = 1 if depth == 0 else 0
-        kinds = (self._shared_llm, self._embedder, self._own_llm)
-        [kind] = rng.choices(kinds, weights=(6, 3, own))
-        async with kind(rng) as model:
+        kinds = (self._use_shared_llm, self._use_embedder, self._use_own_llm)
+        [use] = rng.choices(kinds, weights=(6, 3, own))
+        await use(rng, depth)
+
+    async def _use_shared_llm(self, rng: random.Random, depth: int) -> None:
+        await self._enter("model", self._client.llm.model(rng.choice(LLMS)), rng, depth)
+
+    async def _use_embedder(self, rng: random.Random, depth: int) -> None:
+        await self._enter("model", self._client.embedding.model(EMBEDDER), rng, depth)
+
+    async def _use_own_llm(self, rng: random.Random, depth: int) -> None:
+        async with self._own_instances:
+            # A name of its own: without one, nobody could tell whose instance it is that a load
+            # leaves behind whose connection was cut before the server had told its name.
+            name = f"own-{next(self._numbers)}"
+            config = {"contextLength": 512}
+            scope = self._client.llm.load_new_instance(rng.choice(LLMS), name, config=config)
+            await self._enter("load_new_instance", scope, rng, depth)
+
+    async def _enter(self, name: str, scope: Any, rng: random.Random, depth: int) -> None:
+        """What `async with scope` does, with its two ends told apart."""
+        with self._journal.call(name):
+            model = await scope.__aenter__()
+        try:
             for _ in range(rng.randint(1, 3)):
                 await self._use(model, rng)
             if depth < 2 and rng.random() < 0.3:
                 await self._use_models(rng, depth + 1)
-
-    def _shared_llm(self, rng: random.Random) -> Any:
-        return self._entered("model", self._client.llm.model(rng.choice(LLMS)))
-
-    def _embedder(self, rng: random.Random) -> Any:
-        return self._entered("model", self._client.embedding.model(EMBEDDER))
-
-    @asynccontextmanager
-    async def _own_llm(self, rng: random.Random) -> AsyncIterator[lms.LLM]:
-        async with self._own_instances:
-            # A name of its own: without one, nobody could tell whose instance it is that a load
-            # leaves behind whose connection was cut before the server had told its name.
-            scope = self._client.llm.load_new_instance(
-                rng.choice(LLMS), f"own-{next(self._numbers)}", config={"contextLength": 512}
-            )
-            async with self._entered("load_new_instance", scope) as model:
-                yield model
-
-    @asynccontextmanager
-    async def _entered(self, name: str, scope: Any) -> AsyncIterator[Any]:
-        with self._journal.call(name):
-            model = await scope.__aenter__()
-        try:
-            yield model
         finally:
             with self._journal.call("leave"):
                 await scope.__aexit__(*sys.exc_info())
