@@ -5,7 +5,8 @@ An instance that this client loaded passes through these states:
     loading ──success──▶ held ──last lease released──▶ unloading ──▶ gone
        │                  │
        │                  └──a plain await got it──▶ kept: no scope unloads it any more
-       └──nobody waits any more──▶ cancelled, or unloaded if the server finishes all the same
+       ├──nobody waits any more──▶ cancelled, or unloaded if the server finishes all the same
+       └──connection lost──▶ recovering: unloaded if it turns up, or held by the next who asks
 
 Everybody who waits for a load gets a `Lease` on the instance. A scope holds its lease until it
 exits; a plain `await` turns it into `keep`. Instances loaded by others have no record here, and
@@ -30,6 +31,7 @@ from lmstudio_async.errors import (
 )
 from lmstudio_async.models.kinds import Kind
 from lmstudio_async.models.load import Load, LoadRequest
+from lmstudio_async.models.recovery import Recovery
 from lmstudio_async.pool import Pool
 from lmstudio_async.wire.loading import FindParameter, UnloadModelParameter
 from lmstudio_async.wire.model_info import AnyInstanceInfo, InstanceSpecifier
@@ -105,6 +107,7 @@ class Lifecycle:
         self._instances: dict[str, Instance] = {}
         self._loads: dict[Hashable, Load] = {}
         self._running: set[Load] = set()
+        self._recoveries: dict[str, Recovery] = {}
         self._closed = False
 
     async def acquire(
@@ -138,6 +141,32 @@ class Lifecycle:
         self._running.discard(load)
         if self._loads.get(load.request.shared_key) is load:
             del self._loads[load.request.shared_key]
+
+    def is_loading(self, request: LoadRequest) -> bool:
+        """Whether somebody waits for a load of the same model."""
+        load = self._loads.get(request.shared_key) if request.shared_key else None
+        return load is not None and not load.over
+
+    def recover(self, request: LoadRequest, identifier: str) -> None:
+        """A load was cut off: unload what comes of it."""
+        recovery = self._recoveries.get(identifier)
+        if recovery is None:
+            recovery = self._recoveries[identifier] = Recovery(self, request, identifier)
+            self.pool.tasks.spawn(recovery.run)
+        recovery.again()
+
+    def is_recovering(self, recovery: Recovery) -> bool:
+        """Whether nobody has taken over what this looks for."""
+        return self._recoveries.get(recovery.identifier) is recovery
+
+    def recovered(self, recovery: Recovery) -> None:
+        """A recovery has ended."""
+        if self.is_recovering(recovery):
+            del self._recoveries[recovery.identifier]
+
+    def take_over(self, identifier: str) -> bool:
+        """Somebody answers for what this identifier names. Whether a recovery did till now."""
+        return self._recoveries.pop(identifier, None) is not None
 
     def adopt(self, request: LoadRequest, info: AnyInstanceInfo) -> Instance:
         """Answer for an instance that a load has brought about."""
@@ -202,6 +231,11 @@ class Lifecycle:
         with anyio.move_on_after(self._unload_timeout):
             for load in list(self._running):
                 await load.ended.wait()
+            recoveries = list(self._recoveries.values())
+            for recovery in recoveries:
+                recovery.hurry()
+            for recovery in recoveries:
+                await recovery.ended.wait()
             for instance in list(self._instances.values()):
                 await instance.unloaded.wait()  # what those loads brought about all the same
         return failures

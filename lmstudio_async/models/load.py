@@ -20,7 +20,6 @@ from lmstudio_async.pool import OpenChannel
 from lmstudio_async.wire.loading import (
     AlreadyLoadedPacket,
     CancelPacket,
-    FindParameter,
     GetOrLoadParameter,
     LoadModelParameter,
     LoadProgressPacket,
@@ -31,17 +30,12 @@ from lmstudio_async.wire.loading import (
     SuccessPacket,
     UnloadingOtherJitModelPacket,
 )
-from lmstudio_async.wire.model_info import AnyInstanceInfo, ModelQuery, QuerySpecifier
+from lmstudio_async.wire.model_info import AnyInstanceInfo
 
 if TYPE_CHECKING:
     from lmstudio_async.models.lifecycle import Instance, Lease, Lifecycle
 
 _logger = logging.getLogger("lmstudio_async")
-
-# How often, and for how many seconds in all, to look for an instance whose load was under way when
-# the connection was lost: the server may finish it after we are back.
-_RECOVERY_INTERVAL = 1.0
-_RECOVERY_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True)
@@ -63,8 +57,7 @@ class LoadRequest:
 class Load:
     """A load runs in a task of its own, since it belongs to all who wait for it.
 
-    `over`: too late to join. `ended`: the clean-up after it, if it was cancelled or cut off, is
-    done too.
+    `over`: too late to join. `ended`: the clean-up after it, if it was cancelled, is done too.
     """
 
     def __init__(
@@ -83,10 +76,8 @@ class Load:
         self._loaded_here = False
         self._error: LMStudioError | None = None
         self._scope = anyio.CancelScope()
-        self._recovery = anyio.CancelScope()
         # Known once the server has begun to load under this identifier for us.
         self._identifier: str | None = None
-        self._lost = False
 
     async def join(self, on_progress: Callable[[float], object] | None) -> "Lease":
         """Wait for the instance. The callback runs here, in the task of whoever gave it."""
@@ -112,7 +103,6 @@ class Load:
         if not self.over:
             self._finish(error)
         self._scope.cancel()
-        self._recovery.cancel()
 
     async def run(self) -> None:
         """The load itself, and what has to be put right after it."""
@@ -133,9 +123,9 @@ class Load:
             if self._info is None and channel is not None:
                 await self._retract(channel)
         except LMStudioWebsocketError as error:
-            self._lost = True
             self._finish(error)
-            await self._recover()
+            if self._identifier is not None:
+                self._lifecycle.recover(self.request, self._identifier)
         except LMStudioError as error:
             self._finish(error)
         except BaseException as error:
@@ -148,8 +138,6 @@ class Load:
 
     async def _wait_for_previous(self) -> None:
         if self._previous is not None:
-            # Whatever the lost load left behind, somebody wants it again.
-            self._previous._recovery.cancel()
             await self._previous.ended.wait()
         if self.request.shared_key is not None:
             await self._lifecycle.wait_for_unloads(self.request.kind, self.request.key)
@@ -162,19 +150,15 @@ class Load:
 
     async def _follow(self, channel: OpenChannel) -> tuple[AnyInstanceInfo, bool]:
         """Read the channel up to the instance, and whether this load brought it about."""
-        while (packet := await channel.receive(self.request.kind.packets)) is not None:
+        while (packet := await self._receive(channel)) is not None:
             match packet:
                 case SuccessPacket() | LoadSuccessPacket():
                     return packet.info, True
                 case AlreadyLoadedPacket():
-                    return packet.info, self._is_left_over(packet.info)
+                    return packet.info, False
                 case ProgressPacket() | LoadProgressPacket():
-                    if isinstance(self.request.parameter, LoadModelParameter):
-                        self._identifier = self.request.parameter.identifier
                     self._progress.append(packet.progress)
                     self._wake()
-                case StartLoadingPacket():
-                    self._identifier = packet.identifier
                 case ResolvedPacket() if packet.ambiguous:
                     _logger.warning(
                         "%s: several models have this key, using the first: %s",
@@ -192,14 +176,22 @@ class Load:
             "somebody may have cancelled it there"
         )
 
-    def _is_left_over(self, info: AnyInstanceInfo) -> bool:
-        previous = self._previous
-        return previous is not None and previous._lost and previous._identifier == info.identifier
+    async def _receive(self, channel: OpenChannel) -> Any:
+        """The next packet; what it tells of the identifier is noted."""
+        packet = await channel.receive(self.request.kind.packets)
+        if isinstance(packet, StartLoadingPacket):
+            self._identifier = packet.identifier
+        elif isinstance(packet, ProgressPacket | LoadProgressPacket):
+            if isinstance(self.request.parameter, LoadModelParameter):
+                self._identifier = self.request.parameter.identifier
+        return packet
 
     def _succeed(self, info: AnyInstanceInfo, loaded_here: bool) -> None:
+        lifecycle = self._lifecycle
+        # What the server calls loaded already may be the work of a load of ours that was cut off.
+        loaded_here = lifecycle.take_over(info.identifier) or loaded_here
         self._info = info
         self._loaded_here = loaded_here
-        lifecycle = self._lifecycle
         instance = (
             lifecycle.adopt(self.request, info)
             if loaded_here
@@ -245,30 +237,8 @@ class Load:
     async def _retract(self, channel: OpenChannel) -> None:
         """Nobody waits any more: cancel the load, and unload what comes of it all the same."""
         await channel.send(CancelPacket())
-        while (packet := await channel.receive(self.request.kind.packets)) is not None:
+        while (packet := await self._receive(channel)) is not None:
             if isinstance(packet, SuccessPacket | LoadSuccessPacket):
                 instance = self._lifecycle.adopt(self.request, packet.info)
                 self._lifecycle.unload_in_background(instance)
                 await instance.unloaded.wait()
-
-    async def _recover(self) -> None:
-        """The connection was lost: unload what the server may have gone on to load for us."""
-        if self._identifier is None:
-            return
-        kind = self.request.kind
-        query = QuerySpecifier(ModelQuery(identifier=self._identifier))
-        with self._recovery, anyio.move_on_after(_RECOVERY_TIMEOUT):
-            while True:
-                try:
-                    found: Any = await self._lifecycle.pool.call(
-                        kind.namespace,
-                        "getModelInfo",
-                        FindParameter(query, throw_if_not_found=False),
-                        kind.instance_info | None,
-                    )
-                    if found is not None:
-                        await self._lifecycle.unload_identifier(kind, self._identifier)
-                        return
-                except LMStudioError as error:
-                    _logger.warning("after a lost connection: %s", error)
-                await anyio.sleep(_RECOVERY_INTERVAL)
