@@ -1,44 +1,92 @@
-"""The soak: seeds of the simulation, the fuzz tests at length, and the real engine; one table."""
+"""python -m tests.soak: simulated seeds, the fuzz tests at length, the real engine; one table."""
 
 import argparse
 import asyncio
 import random
+import re
+import subprocess
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 
+from tests.simulation.seeds import run_seeds
 from tests.soak.report import Part, print_outcomes, print_table
-from tests.soak.soak import Plan, SoakReport, soak
+from tests.soak.soak import Plan, soak
+from tests.soak.usage import Usage
+
+_SEEDS_AT_ONCE = 250
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=120, help="time on the real engine")
-    parser.add_argument("--tasks", type=int, default=200, help="tasks on the real engine")
-    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
-    arguments = parser.parse_args()
-    plan = Plan(arguments.seed, arguments.seconds, arguments.tasks)
-    print(f"The real engine: {plan.tasks} tasks, {plan.seconds:g} s, seed {plan.seed}", flush=True)
+def simulate(seeds: int) -> Part:
+    """The client against an in-memory server, in virtual time."""
+    part = Part("simulation")
+    chunks = [
+        range(first, min(first + _SEEDS_AT_ONCE, seeds))
+        for first in range(0, seeds, _SEEDS_AT_ONCE)
+    ]
+    with ProcessPoolExecutor(2) as processes:
+        for report in processes.map(run_seeds, chunks):
+            part.runs += report.runs
+            part.calls += report.calls
+            part.faults += report.injected
+            part.leaks += report.leaks
+            part.hangs += report.hangs
+            part.found += map(str, report.failures)
+    return part
+
+
+def fuzz() -> Part:
+    """Hostile input to both ends."""
+    pytest = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--hypothesis-profile=soak", "tests/fuzz"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    passed = re.search(r"(\d+) passed", pytest.stdout)
+    part = Part("fuzz tests", runs=int(passed[1]) if passed else 0)
+    if pytest.returncode != 0:
+        part.found.append(pytest.stdout + pytest.stderr)
+    return part
+
+
+def use_engine(plan: Plan) -> tuple[Part, Sequence[Usage]]:
+    """The client and the embedded server with a real model."""
     report = asyncio.run(soak(plan))
-    print_outcomes(report.journal)
-    for found in (report.leaks, report.hangs, report.journal.bugs):
-        for one in found:
-            print(one, file=sys.stderr)
-    parts = [_engine(report)]
-    print()
-    print_table(parts, report.usages)
-    return 1 if any(part.leaks or part.hangs or part.bugs for part in parts) else 0
-
-
-def _engine(report: SoakReport) -> Part:
     journal = report.journal
-    return Part(
+    print_outcomes(journal)
+    part = Part(
         "real engine",
         runs=1,
         calls=journal.calls.total(),
         faults=journal.faults,
         leaks=len(report.leaks),
         hangs=len(report.hangs),
-        bugs=len(journal.bugs),
+        found=report.leaks + report.hangs + journal.bugs,
     )
+    return part, report.usages
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=10_000, help="simulated; on each event loop")
+    parser.add_argument("--seconds", type=float, default=120, help="time on the real engine")
+    parser.add_argument("--tasks", type=int, default=200, help="tasks on the real engine")
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="for the engine")
+    arguments = parser.parse_args()
+
+    print(f"Simulation: seeds 0 to {arguments.seeds - 1}", flush=True)
+    parts = [simulate(arguments.seeds)]
+    print("Fuzz tests", flush=True)
+    parts.append(fuzz())
+    plan = Plan(arguments.seed, arguments.seconds, arguments.tasks)
+    print(f"Real engine: {plan.tasks} tasks, {plan.seconds:g} s, --seed {plan.seed}", flush=True)
+    part, usages = use_engine(plan)
+    parts.append(part)
+    for found in (found for part in parts for found in part.found):
+        print(found, file=sys.stderr)
+    print_table(parts, usages)
+    return int(any(part.found for part in parts))
 
 
 if __name__ == "__main__":

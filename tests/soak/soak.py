@@ -51,10 +51,6 @@ class SoakReport:
     leaks: list[str] = field(default_factory=list)
     hangs: list[str] = field(default_factory=list)
 
-    @property
-    def failed(self) -> bool:
-        return bool(self.leaks or self.hangs or self.journal.bugs)
-
 
 async def soak(plan: Plan) -> SoakReport:
     report = SoakReport(plan)
