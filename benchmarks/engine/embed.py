@@ -16,7 +16,7 @@ _SETTINGS = SETTINGS | {
     "n_ctx": _CONTEXT,
     "n_batch": _CONTEXT,
     "n_ubatch": _CONTEXT,
-    "n_parallel": 1,
+    "n_parallel": 8,
     "embedding": True,
     "pooling_type": _MEAN,
 }
