@@ -106,8 +106,8 @@ class Lifecycle:
         self._unload_timeout = unload_timeout
         self._instances: dict[str, Instance] = {}
         self._loads: dict[Hashable, Load] = {}
-        self._running: set[Load] = set()
-        self._recoveries: dict[str, Recovery] = {}
+        self._running: list[Load] = []
+        self._recoveries: dict[tuple[Kind, str], Recovery] = {}
         self._closed = False
 
     async def acquire(
@@ -130,7 +130,7 @@ class Lifecycle:
                 )
         else:
             load = Load(self, request, previous)
-            self._running.add(load)
+            self._running.append(load)
             if request.shared_key:
                 self._loads[request.shared_key] = load
             self.pool.tasks.spawn(load.run)
@@ -138,7 +138,7 @@ class Lifecycle:
 
     def finished(self, load: Load) -> None:
         """A load has ended, and all that was to be cleaned up after it."""
-        self._running.discard(load)
+        self._running.remove(load)
         if self._loads.get(load.request.shared_key) is load:
             del self._loads[load.request.shared_key]
 
@@ -149,24 +149,25 @@ class Lifecycle:
 
     def recover(self, request: LoadRequest, identifier: str) -> None:
         """A load was cut off: unload what comes of it."""
-        recovery = self._recoveries.get(identifier)
+        recovery = self._recoveries.get((request.kind, identifier))
         if recovery is None:
-            recovery = self._recoveries[identifier] = Recovery(self, request, identifier)
+            recovery = Recovery(self, request, identifier)
+            self._recoveries[request.kind, identifier] = recovery
             self.pool.tasks.spawn(recovery.run)
         recovery.again()
 
     def is_recovering(self, recovery: Recovery) -> bool:
         """Whether nobody has taken over what this looks for."""
-        return self._recoveries.get(recovery.identifier) is recovery
+        return self._recoveries.get((recovery.kind, recovery.identifier)) is recovery
 
     def recovered(self, recovery: Recovery) -> None:
         """A recovery has ended."""
         if self.is_recovering(recovery):
-            del self._recoveries[recovery.identifier]
+            del self._recoveries[recovery.kind, recovery.identifier]
 
-    def take_over(self, identifier: str) -> bool:
+    def take_over(self, kind: Kind, identifier: str) -> bool:
         """Somebody answers for what this identifier names. Whether a recovery did till now."""
-        return self._recoveries.pop(identifier, None) is not None
+        return self._recoveries.pop((kind, identifier), None) is not None
 
     def adopt(self, request: LoadRequest, info: AnyInstanceInfo) -> Instance:
         """Answer for an instance that a load has brought about."""
@@ -238,6 +239,9 @@ class Lifecycle:
                 await recovery.ended.wait()
             for instance in list(self._instances.values()):
                 await instance.unloaded.wait()  # what those loads brought about all the same
+        for instance in list(self._instances.values()):
+            failures.append(self._unload_timed_out(instance))
+            self.forget(instance)
         return failures
 
     async def _unload_bounded(self, instance: Instance) -> None:
@@ -245,10 +249,7 @@ class Lifecycle:
             with anyio.fail_after(self._unload_timeout):
                 await self._unload_if_ours(instance.kind, instance.info)
         except TimeoutError as error:
-            raise LMStudioTimeoutError(
-                f"unloading {instance.info.identifier!r} on {self.pool.server} took more than "
-                f"{self._unload_timeout:g} s; if it stays, its TTL or `lms unload` frees it"
-            ) from error
+            raise self._unload_timed_out(instance) from error
         except anyio.get_cancelled_exc_class():
             # Only asyncio.run() gets through the shield, at its end; the default client, which is
             # closed after that, tries again.
@@ -258,6 +259,12 @@ class Lifecycle:
             if instance.unloading:
                 self.forget(instance)
                 instance.unloaded.set()
+
+    def _unload_timed_out(self, instance: Instance) -> LMStudioTimeoutError:
+        return LMStudioTimeoutError(
+            f"unloading {instance.info.identifier!r} on {self.pool.server} took more than "
+            f"{self._unload_timeout:g} s; if it stays, its TTL or `lms unload` frees it"
+        )
 
     async def _unload_and_log(self, instance: Instance) -> None:
         try:

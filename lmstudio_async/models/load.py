@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 from anyio import Event
 
 from lmstudio_async.errors import (
@@ -76,7 +77,7 @@ class Load:
         self._loaded_here = False
         self._error: LMStudioError | None = None
         self._scope = anyio.CancelScope()
-        # Known once the server has begun to load under this identifier for us.
+        # What the server is loading for us, as long as it has not told the instance's reference.
         self._identifier: str | None = None
 
     async def join(self, on_progress: Callable[[float], object] | None) -> "Lease":
@@ -155,6 +156,9 @@ class Load:
                 case SuccessPacket() | LoadSuccessPacket():
                     return packet.info, True
                 case AlreadyLoadedPacket():
+                    # A cancelled load may be told in the same turn that this instance is its own,
+                    # and is going to unload it: it goes first.
+                    await anyio.lowlevel.checkpoint()
                     return packet.info, False
                 case ProgressPacket() | LoadProgressPacket():
                     self._progress.append(packet.progress)
@@ -179,17 +183,19 @@ class Load:
     async def _receive(self, channel: OpenChannel) -> Any:
         """The next packet; what it tells of the identifier is noted."""
         packet = await channel.receive(self.request.kind.packets)
-        if isinstance(packet, StartLoadingPacket):
-            self._identifier = packet.identifier
-        elif isinstance(packet, ProgressPacket | LoadProgressPacket):
-            if isinstance(self.request.parameter, LoadModelParameter):
+        match packet:
+            case StartLoadingPacket():
+                self._identifier = packet.identifier
+            case ProgressPacket() if isinstance(self.request.parameter, LoadModelParameter):
                 self._identifier = self.request.parameter.identifier
+            case SuccessPacket() | LoadSuccessPacket():
+                self._identifier = None  # from now on, the instance is known by reference
         return packet
 
     def _succeed(self, info: AnyInstanceInfo, loaded_here: bool) -> None:
         lifecycle = self._lifecycle
         # What the server calls loaded already may be the work of a load of ours that was cut off.
-        loaded_here = lifecycle.take_over(info.identifier) or loaded_here
+        loaded_here = lifecycle.take_over(self.request.kind, info.identifier) or loaded_here
         self._info = info
         self._loaded_here = loaded_here
         instance = (

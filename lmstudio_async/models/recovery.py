@@ -30,6 +30,7 @@ class Recovery:
     """
 
     def __init__(self, lifecycle: "Lifecycle", request: "LoadRequest", identifier: str) -> None:
+        self.kind = request.kind
         self.identifier = identifier
         self.ended = Event()
         self._lifecycle = lifecycle
@@ -63,7 +64,7 @@ class Recovery:
         return self._looks > 0 and self._lifecycle.is_recovering(self)
 
     async def _unload_if_there(self) -> bool:
-        kind, lifecycle = self._request.kind, self._lifecycle
+        kind, lifecycle = self.kind, self._lifecycle
         query = QuerySpecifier(ModelQuery(identifier=self.identifier))
         try:
             found: Any = await lifecycle.pool.call(

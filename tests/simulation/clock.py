@@ -7,8 +7,10 @@ import math
 import selectors
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Literal, TypeVar
+from unittest import mock
 
 import anyio
+import anyio._backends._asyncio as anyio_backend
 import trio
 import trio._core._run as trio_scheduler
 
@@ -32,6 +34,8 @@ class _Jumps:
 
     def turn(self) -> None:
         self._turns += 1
+
+    def check(self) -> None:
         if self._turns > _MOST_TURNS:
             raise HangError(f"the event loop runs in circles at {self.now:.3f} s")
 
@@ -54,7 +58,30 @@ class _NoWaiting(selectors.SelectSelector):
             self.clock.jump(math.inf if timeout is None else self.clock.now + timeout)
         else:
             self.clock.turn()
+            self.clock.check()
         return []
+
+
+class _Numbered:
+    """Sets of these have the same order in each run; that of addresses in memory changes."""
+
+    _numbers = itertools.count()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._number = next(self._numbers)
+        super().__init__(*args, **kwargs)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
+class _Task(_Numbered, asyncio.Task[Any]):
+    pass
+
+
+class _CancelScope(_Numbered, anyio_backend.CancelScope):
+    def __new__(cls, **kwargs: Any) -> "_CancelScope":
+        return object.__new__(cls)
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
@@ -63,6 +90,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._waiting = _NoWaiting()
         super().__init__(self._waiting)
+        self.set_task_factory(lambda loop, coroutine, **more: _Task(coroutine, loop=loop, **more))
 
     def time(self) -> float:
         return self._waiting.clock.now
@@ -88,6 +116,7 @@ class VirtualTrioClock(trio.abc.Clock, trio.abc.Instrument):
         pass
 
     def current_time(self) -> float:
+        self._clock.check()  # not below: trio would go on without the instrument
         return self._clock.now
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
@@ -113,7 +142,11 @@ def run(loop: LoopName, function: Callable[[], Awaitable[T]], seed: int = 0) -> 
         async def main() -> T:
             return await function()
 
-        with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        _Numbered._numbers = itertools.count()
+        with (
+            mock.patch.object(anyio_backend, "CancelScope", _CancelScope),
+            asyncio.Runner(loop_factory=VirtualTimeLoop) as runner,
+        ):
             return runner.run(main())
     clock = VirtualTrioClock()
     trio_scheduler._ALLOW_DETERMINISTIC_SCHEDULING = True

@@ -78,7 +78,10 @@ class CutAt(Calm):
 
     def frame(self, sender: Sender) -> Fate:
         self.frames += 1
-        return self._fate if self.frames == self._number else Fate.ARRIVES
+        if self.frames != self._number:
+            return Fate.ARRIVES
+        self.injected[self._fate.name.lower().replace("_", " ")] += 1
+        return self._fate
 
     def finishes_load(self, after: Literal["cancel", "loss"]) -> bool:
         return self._loads_go_on

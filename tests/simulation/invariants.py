@@ -28,6 +28,17 @@ def check_client(session: "_Session") -> Iterator[str]:
             yield f"/{name}: calls or channels left"
 
 
+def check_idle(session: "_Session", ledger: "Ledger", server: "Server") -> Iterator[str]:
+    """While the client is open: what no scope holds, it does not hold either."""
+    for reference, instance in session.lifecycle._instances.items():
+        if not ledger.held[reference]:
+            yield f"{instance.info.identifier!r} is held for nobody"
+    if session.lifecycle._running or session.lifecycle._recoveries:
+        yield "loads or recoveries do not end"
+    if running := server.predictions[ledger.client]:
+        yield f"{running} predictions still run"
+
+
 def check_server(world: "World") -> Iterator[str]:
     """Nothing of ours is left over there, and nothing of others was touched."""
     server = world.server
@@ -35,8 +46,6 @@ def check_server(world: "World") -> Iterator[str]:
     yield from server.violations
     for socket in world.network.open:
         yield f"{socket.name} was left open"
-    if server.predictions:
-        yield f"{server.predictions} predictions still run"
     left = [
         instance
         for instance in server.loaded.values()
@@ -65,6 +74,7 @@ def _excused(world: "World", instance: Instance) -> bool:
 def check_unload(server: "Server", ledger: "Ledger", instance: Instance) -> Iterator[str]:
     """Called when a client of ours unloads an instance. `ledger` is that client's."""
     identifier, reference = instance.info.identifier, instance.info.instance_reference
+    looked_up = server.looked_up.pop((ledger.client, identifier), math.inf)
     if reference in ledger.unprotected:
         return
     if instance.channel is not None:
@@ -76,7 +86,6 @@ def check_unload(server: "Server", ledger: "Ledger", instance: Instance) -> Iter
     # The protocol unloads by identifier. Between looking up ours and unloading it, it can go and
     # another can take its name: nothing can be done about that. After a load that was cut off, the
     # identifier is all that we know of (L10).
-    raced = server.looked_up.get(identifier, -1.0) <= instance.loaded_at
     cut_off = any(load.identifier == identifier and not load.told for load in server.loads)
-    if not raced and not cut_off:
+    if looked_up > instance.loaded_at and not cut_off:
         yield f"{reference} of another client was unloaded"

@@ -135,10 +135,9 @@ class MemorySocket:
         def arrival() -> None:
             if self.broken or self.silent or (self._closed and sender == "server"):
                 return
-            self._network.log(
-                f"{self.name} {'▶' if sender == 'client' else '◀'} {_short(frame)}"
-                f"{'' if fate is Fate.ARRIVES else f' ({fate.name})'}"
-            )
+            direction = "▶" if sender == "client" else "◀"
+            omen = "" if fate is Fate.ARRIVES else f" {fate.name}"
+            self._network.log(f"{self.name} {direction}{omen}", frame)
             if fate is Fate.SILENCE:
                 self.silent = True
             elif fate is Fate.CUT_BEFORE:
@@ -155,7 +154,3 @@ class MemorySocket:
         self._next_arrival[order] = time
         self._network.timeline.at(time, arrival)
 
-
-def _short(frame: bytes) -> str:
-    text = frame.decode()
-    return text if len(text) <= 160 else text[:160] + "…"

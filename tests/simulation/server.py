@@ -1,6 +1,9 @@
 """A model of LM Studio: what is loaded, and how it answers."""
 
-from collections.abc import Callable, Hashable, Iterator
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +13,7 @@ from msgspec import UNSET
 
 from lmstudio_async.wire import loading, messages, model_info, prediction
 from lmstudio_async.wire.kv_config import KvConfig
+from tests.contract import ContractChecker
 from tests.scripted_endpoints import fragment_packet
 from tests.scripted_models import (
     Json,
@@ -61,7 +65,12 @@ class Refusal(Exception):
 
 
 class Server:
-    def __init__(self, timeline: Timeline, faults: Calm, log: Log) -> None:
+    """`contract`: what the frames are held against, which takes time."""
+
+    def __init__(
+        self, timeline: Timeline, faults: Calm, log: Log, contract: ContractChecker | None
+    ) -> None:
+        self.contract = contract
         self.timeline = timeline
         self.faults = faults
         self.log = log
@@ -70,11 +79,11 @@ class Server:
         self.sessions: list[Session] = []
         self.violations: list[str] = []
         self.calls = 0
-        self.predictions = 0
+        self.predictions: Counter[str] = Counter()
         # Called with the identifier of a client and the instance that it unloads.
         self.on_unload: Callable[[str, Instance], None] = lambda client, instance: None
-        # When a look-up by reference last found an instance under this identifier.
-        self.looked_up: dict[str, float] = {}
+        # When a client last found, by its reference, an instance under this identifier.
+        self.looked_up: dict[tuple[str, str], float] = {}
         self.loads: list[Channel] = []
         self._references = 0
 
@@ -180,6 +189,8 @@ class Session:
         self.restarted = False
         self.client = ""
         self._channels: dict[int, Channel] = {}
+        contract = server.contract
+        self._checker = None if contract is None else contract.socket(namespace)
         self._last_id = 0
         self._warnings = 0
         self._last_ack_id = 0
@@ -196,11 +207,16 @@ class Session:
 
     def send(self, message: object, order: Hashable, on_read: Any = None) -> None:
         if self.open:
-            self.socket.deliver(messages.encode(message), order, on_read)
+            frame = messages.encode(message)
+            if self._checker is not None:
+                self._checker.server_frame(json.loads(frame))
+            self.socket.deliver(frame, order, on_read)
 
     def received(self, frame: bytes) -> None:
         if not self.open:
             return
+        if self._checker is not None:
+            self._checker.client_frame(json.loads(frame))
         if not self.client:
             self.client = messages.authentication_decoder.decode(frame).client_identifier
             self.send(messages.AuthenticationResult(success=True), None)
@@ -264,7 +280,8 @@ class Session:
                 if found is None:
                     return UNSET
                 if isinstance(find.specifier, model_info.InstanceSpecifier):
-                    self.server.looked_up[found.info.identifier] = anyio.current_time()
+                    found_at = anyio.current_time()
+                    self.server.looked_up[self.client, found.info.identifier] = found_at
                 return found.info
             case "tokenize" | "countTokens":
                 text = msgspec.json.decode(parameter, type=loading.TextParameter)
@@ -304,7 +321,10 @@ class Session:
                     yield from self._load(channel, load.model_key, load.identifier)
                 case "predict":
                     predict = msgspec.json.decode(parameter, type=prediction.PredictParameter)
-                    yield from self._predict(channel, self._instance(predict.model_specifier))
+                    endless = "endless" in str(predict.history)
+                    fragments = itertools.cycle(_FRAGMENTS) if endless else _FRAGMENTS
+                    instance = self._instance(predict.model_specifier)
+                    yield from self._predict(channel, instance, fragments)
                 case endpoint:
                     raise AssertionError(f"the model of the server does not know {endpoint}")
         except Refusal as refusal:
@@ -355,13 +375,15 @@ class Session:
         success = loading.SuccessPacket if jit is None else loading.LoadSuccessPacket
         channel.send(success(instance.info), channel.read_outcome)
 
-    def _predict(self, channel: Channel, instance: Instance) -> Iterator[float]:
+    def _predict(
+        self, channel: Channel, instance: Instance, fragments: Iterable[str]
+    ) -> Iterator[float]:
         server = self.server
-        server.predictions += 1
+        server.predictions[self.client] += 1
         try:
             reason: prediction.StopReason = "eosFound"
-            for text in _FRAGMENTS:
-                yield server.faults.work() / 10
+            for text in fragments:
+                yield max(0.05, server.faults.work() / 10)
                 if not self.open:
                     return
                 if server.loaded.get(instance.info.identifier) is not instance:
@@ -371,7 +393,7 @@ class Session:
                     break
                 channel.send(fragment_packet(text))
         finally:
-            server.predictions -= 1
+            server.predictions[self.client] -= 1
         assert isinstance(instance.info, model_info.LlmInstanceInfo)
         stats = prediction.LlmPredictionStats(stop_reason=reason)
         empty = KvConfig([])

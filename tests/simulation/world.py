@@ -16,9 +16,10 @@ import trio
 import lmstudio_async as lms
 from lmstudio_async import client as client_module
 from lmstudio_async.transport import current_backend
+from tests.contract import ContractChecker
 from tests.simulation.clock import Timeline, VirtualTimeLoop
 from tests.simulation.faults import Calm
-from tests.simulation.invariants import check_client, check_server, check_unload
+from tests.simulation.invariants import check_client, check_idle, check_server, check_unload
 from tests.simulation.log import Log
 from tests.simulation.network import MemoryBackend, Network
 from tests.simulation.program import Ledger
@@ -26,21 +27,21 @@ from tests.simulation.server import Instance, Server
 
 # Virtual seconds after which a program is taken to hang. Each of its operations has a bound of its
 # own, which is far less.
-LONGEST_RUN = 20_000.0
+LONGEST_RUN = 10_000.0
 
 # Virtual seconds in which the server ends what it is at when the program is over.
-_AFTERMATH = 100.0
+_AFTERMATH = 70.0
 
 
 class World:
     """A server, the network to it, and the records of a run."""
 
-    def __init__(self, faults: Calm) -> None:
+    def __init__(self, faults: Calm, contract: ContractChecker | None = None) -> None:
         self.faults = faults
         self.log = Log()
         self.ledgers: dict[str, Ledger] = {}
         self.timeline = Timeline()
-        self.server = Server(self.timeline, faults, self.log)
+        self.server = Server(self.timeline, faults, self.log, contract)
         self.network = Network(self.server, self.timeline, faults, self.log)
         self.server.on_unload = self._unloaded
         self.violations: list[str] = []
@@ -55,9 +56,14 @@ class World:
             client.open()
         session = client._session
         assert session is not None
-        ledger = self.ledgers[client._authentication.client_identifier] = Ledger(self.log)
+        identifier = client._authentication.client_identifier
+        ledger = self.ledgers[identifier] = Ledger(identifier, self.log)
         try:
             yield client, ledger
+            if not math.isfinite(ledger.closed_at):
+                # Whatever was cancelled or cut off is cleaned up without the client being closed.
+                await anyio.sleep(_AFTERMATH)
+                self.violations += check_idle(session, ledger, self.server)
         finally:
             ledger.closes()
             bound = 40.0 * (3 + len(session.lifecycle._instances))
@@ -85,9 +91,16 @@ class Run:
     calls: int
 
 
-async def live(faults: Calm, program: Callable[[World], Awaitable[None]]) -> Run:
-    """Run a program in a world of its own, in virtual time, and check what is left of it."""
-    world = World(faults)
+async def live(
+    faults: Calm,
+    program: Callable[[World], Awaitable[None]],
+    contract: ContractChecker | None = None,
+) -> Run:
+    """Run a program in a world of its own, in virtual time, and check what is left of it.
+
+    `contract` is what all frames are held against, which takes time.
+    """
+    world = World(faults, contract)
     before = _timers()
     async with anyio.create_task_group() as group:
         with _listening(world):
