@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 import anyio
@@ -19,8 +20,10 @@ from lmstudio_async.embedded.refusal import (
     RequestError,
     identifier_not_found,
     no_model_matching_query,
+    shown,
     specific_model_unloaded,
 )
+from lmstudio_async.embedded.workspace import private_folder
 from lmstudio_async.wire.kv_config import KvConfigStack
 from lmstudio_async.wire.loading import ProcessingState, ProcessingStatus
 from lmstudio_async.wire.model_info import (
@@ -34,6 +37,7 @@ from lmstudio_async.wire.model_info import (
 logger = logging.getLogger("lmstudio_async.embedded")
 
 WorkStatus: TypeAlias = ProcessingStatus | Literal["queued"]
+_MAX_TTL_MS = 2**53
 # Of several things that an instance does at once, the first of these is what it tells.
 _TOLD_FIRST: tuple[ProcessingStatus, ...] = ("generating", "processingPrompt", "computingEmbedding")
 
@@ -216,16 +220,18 @@ class Load:
 @asynccontextmanager
 async def open_instances(library: Library) -> AsyncIterator["Instances"]:
     """The registry of loaded models; everything in it is unloaded at the end of the block."""
-    async with anyio.create_task_group() as tasks:
-        yield Instances(library, tasks)
-        tasks.cancel_scope.cancel()
+    with private_folder() as workspace:
+        async with anyio.create_task_group() as tasks:
+            yield Instances(library, workspace, tasks)
+            tasks.cancel_scope.cancel()
 
 
 class Instances:
     """What is loaded, over all namespaces."""
 
-    def __init__(self, library: Library, tasks: TaskGroup) -> None:
+    def __init__(self, library: Library, workspace: Path, tasks: TaskGroup) -> None:
         self._library = library
+        self._workspace = workspace
         self._tasks = tasks
         self._instances: dict[str, Instance] = {}
         self._loads: list[Load] = []
@@ -288,6 +294,8 @@ class Instances:
         return next((one for one in self.loaded(domain) if one.identifier == identifier), None)
 
     def _begin(self, settings: LoadSettings, identifier: str | None, ttl_ms: float | None) -> Load:
+        if ttl_ms is not None and not 0 <= ttl_ms <= _MAX_TTL_MS:
+            raise RequestError(f"A TTL of {shown(ttl_ms)} ms is out of range")
         taken = {one.identifier for one in self._instances.values()}
         taken |= {load.identifier for load in self._loads if not load.scope.cancel_called}
         if identifier is None:
@@ -297,7 +305,7 @@ class Instances:
                 number += 1
                 identifier = f"{key}:{number}"
         elif identifier in taken:
-            raise RequestError(f"The identifier {identifier!r} is taken by another instance")
+            raise RequestError(f"The identifier {shown(identifier)} is taken by another instance")
         load = Load(identifier, settings, ttl_ms)
         self._loads.append(load)
         self._tasks.start_soon(self._live, load)
@@ -315,6 +323,7 @@ class Instances:
                             model.path,
                             load.settings.engine_params(),
                             model.size_bytes,
+                            self._workspace,
                             load.report,
                         )
                     )

@@ -148,14 +148,25 @@ class _AiohttpWebSocket:
         self._session = session
         self._socket = socket
         self._server = server
+        self._sending: set[asyncio.Task[None]] = set()
 
     async def send(self, frame: bytes) -> None:
+        # aiohttp has all that wait for a full socket wait for one future: cancelling one of them
+        # would cancel the others, and whoever comes next. So none of them is ever cancelled.
+        task = asyncio.create_task(self._socket.send_frame(frame, WSMsgType.TEXT))
+        self._sending.add(task)
+        task.add_done_callback(self._sent)
         try:
-            await self._socket.send_frame(frame, WSMsgType.TEXT)
+            await asyncio.shield(task)
         except (aiohttp.ClientError, OSError) as error:
             raise LMStudioWebsocketError(
                 f"the connection to LM Studio at {self._server} was lost: {error}"
             ) from error
+
+    def _sent(self, task: asyncio.Task[None]) -> None:
+        self._sending.discard(task)
+        if not task.cancelled():
+            task.exception()  # who sent it has learned of it, unless cancelled
 
     async def receive(self) -> bytes:
         while True:
@@ -175,3 +186,7 @@ class _AiohttpWebSocket:
             await self._socket.close()
         finally:
             await self._session.close()
+            for task in self._sending:
+                task.cancel()
+            if self._sending:
+                await asyncio.wait(self._sending)
