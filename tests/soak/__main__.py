@@ -14,6 +14,7 @@ from tests.soak.report import Part, print_outcomes, print_table
 from tests.soak.soak import Plan, soak
 from tests.soak.usage import Usage
 
+_PARTS = ("simulation", "fuzz", "engine")
 _SEEDS_AT_ONCE = 250
 
 
@@ -69,20 +70,29 @@ def use_engine(plan: Plan) -> tuple[Part, Sequence[Usage]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser.add_argument("--only", choices=_PARTS, help="this part alone")
     parser.add_argument("--seeds", type=int, default=10_000, help="simulated; on each event loop")
     parser.add_argument("--seconds", type=float, default=120, help="time on the real engine")
     parser.add_argument("--tasks", type=int, default=200, help="tasks on the real engine")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="for the engine")
     arguments = parser.parse_args()
+    chosen = _PARTS if arguments.only is None else (arguments.only,)
 
-    print(f"Simulation: seeds 0 to {arguments.seeds - 1}", flush=True)
-    parts = [simulate(arguments.seeds)]
-    print("Fuzz tests", flush=True)
-    parts.append(fuzz())
-    plan = Plan(arguments.seed, arguments.seconds, arguments.tasks)
-    print(f"Real engine: {plan.tasks} tasks, {plan.seconds:g} s, --seed {plan.seed}", flush=True)
-    part, usages = use_engine(plan)
-    parts.append(part)
+    parts: list[Part] = []
+    usages: Sequence[Usage] = ()
+    if "simulation" in chosen:
+        print(f"Simulation: seeds 0 to {arguments.seeds - 1}", flush=True)
+        parts.append(simulate(arguments.seeds))
+    if "fuzz" in chosen:
+        print("Fuzz tests", flush=True)
+        parts.append(fuzz())
+    if "engine" in chosen:
+        plan = Plan(arguments.seed, arguments.seconds, arguments.tasks)
+        print(
+            f"Real engine: {plan.tasks} tasks, {plan.seconds:g} s, --seed {plan.seed}", flush=True
+        )
+        part, usages = use_engine(plan)
+        parts.append(part)
     for found in (found for part in parts for found in part.found):
         print(found, file=sys.stderr)
     print_table(parts, usages)
