@@ -20,6 +20,7 @@ from lmstudio_async.models.tool_calls import ToolCalls
 from lmstudio_async.models.tool_requests import assistant_message
 from lmstudio_async.models.tools import ToolFunctionDef
 from lmstudio_async.pool import Pool
+from lmstudio_async.timeouts import Bound
 from lmstudio_async.wire.kv_config import single_layer
 from lmstudio_async.wire.model_info import ModelSpecifier
 from lmstudio_async.wire.prediction import (
@@ -54,6 +55,7 @@ class Act:
     preset: str | None
     max_rounds: int | None
     max_parallel_calls: int | None
+    bound: Bound
     callbacks: ActCallbacks
     asked: str
 
@@ -150,7 +152,7 @@ class _RoundStream(PredictionStream[str]):
     def __init__(
         self, act: Act, round_index: int, parameter: PredictParameter, calls: ToolCalls
     ) -> None:
-        request = PredictionRequest(parameter, None, response_format(None), act.asked)
+        request = PredictionRequest(parameter, None, response_format(None), act.bound, act.asked)
         super().__init__(act.pool, request, PredictionCallbacks())
         self._on_progress = act.callbacks.get("on_prompt_processing_progress")
         self._round = round_index

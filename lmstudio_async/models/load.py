@@ -14,10 +14,12 @@ from lmstudio_async.errors import (
     LMStudioChannelClosedError,
     LMStudioClientError,
     LMStudioError,
+    LMStudioTimeoutError,
     LMStudioWebsocketError,
 )
 from lmstudio_async.models.kinds import Kind
 from lmstudio_async.pool import OpenChannel
+from lmstudio_async.timeouts import Bound
 from lmstudio_async.wire.loading import (
     AlreadyLoadedPacket,
     CancelPacket,
@@ -42,12 +44,13 @@ _logger = logging.getLogger("lmstudio_async")
 @dataclass(frozen=True)
 class LoadRequest:
     """What to load. `shared_key` is what concurrent requests for the same have in common; a
-    request without one is never shared."""
+    request without one is never shared. `bound` limits the server's silence."""
 
     kind: Kind
     key: str
     parameter: GetOrLoadParameter | LoadModelParameter
     shared_key: Hashable | None
+    bound: Bound
     asked: str
 
     @property
@@ -59,6 +62,7 @@ class Load:
     """A load runs in a task of its own, since it belongs to all who wait for it.
 
     `over`: too late to join. `ended`: the clean-up after it, if it was cancelled, is done too.
+    `gone`: what scopes have unloaded meanwhile; the server may have named it before.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class Load:
         self.request = request
         self.over = False
         self.ended = Event()
+        self.gone: set[str] = set()
         self._lifecycle = lifecycle
         self._previous = previous
         self._waiting = 0
@@ -109,21 +114,25 @@ class Load:
         """The load itself, and what has to be put right after it."""
         channel = None
         try:
-            with self._scope:
-                await self._wait_for_previous()
-                while True:
-                    channel = await self._new_channel()
-                    await channel.open()
-                    info, loaded_here = await self._follow(channel)
-                    instance = self._lifecycle.find(info.instance_reference)
-                    if instance is None or not instance.unloading:
-                        break
-                    # A scope of ours was just unloading what the server called loaded.
-                    await instance.unloaded.wait()
-                self._succeed(info, loaded_here)
+            try:
+                with self._scope:
+                    await self._wait_for_previous()
+                    while True:
+                        channel = await self._new_channel()
+                        await channel.open()
+                        info, loaded_here = await self._follow(channel)
+                        instance = self._lifecycle.find(info.instance_reference)
+                        if instance is not None and instance.unloading:
+                            # A scope of ours was just unloading what the server called loaded.
+                            await instance.unloaded.wait()
+                        elif info.instance_reference not in self.gone:
+                            break
+                    self._succeed(info, loaded_here)
+            except LMStudioTimeoutError as error:
+                self._finish(error)
             if self._info is None and channel is not None:
                 await self._retract(channel)
-        except LMStudioWebsocketError as error:
+        except (LMStudioWebsocketError, LMStudioTimeoutError) as error:
             self._finish(error)
             if self._identifier is not None:
                 self._lifecycle.recover(self.request, self._identifier)
@@ -146,7 +155,7 @@ class Load:
     async def _new_channel(self) -> OpenChannel:
         request = self.request
         return await self._lifecycle.pool.channel(
-            request.kind.namespace, request.endpoint, request.parameter, request.asked
+            request.kind.namespace, request.endpoint, request.parameter, request.asked, None
         )
 
     async def _follow(self, channel: OpenChannel) -> tuple[AnyInstanceInfo, bool]:
@@ -181,8 +190,20 @@ class Load:
         )
 
     async def _receive(self, channel: OpenChannel) -> Any:
-        """The next packet; what it tells of the identifier is noted."""
-        packet = await channel.receive(self.request.kind.packets)
+        bound = self.request.bound
+        with anyio.move_on_after(bound.seconds):
+            packet = await channel.receive(self.request.kind.packets)
+            self._note_identifier(packet)
+            return packet
+        where = f"at {self._progress[-1]:.0%}" if self._progress else "before it began"
+        raise LMStudioTimeoutError(
+            f"{self.request.asked}: {self._lifecycle.pool.server} said nothing of the load for "
+            f"{bound.seconds:g} s (Timeouts.load), {where}",
+            bound.name,
+            bound.seconds,
+        )
+
+    def _note_identifier(self, packet: object) -> None:
         match packet:
             case StartLoadingPacket():
                 self._identifier = packet.identifier
@@ -190,7 +211,6 @@ class Load:
                 self._identifier = self.request.parameter.identifier
             case SuccessPacket() | LoadSuccessPacket():
                 self._identifier = None  # from now on, the instance is known by reference
-        return packet
 
     def _succeed(self, info: AnyInstanceInfo, loaded_here: bool) -> None:
         lifecycle = self._lifecycle

@@ -1,13 +1,15 @@
 """A prediction while it runs, and its result."""
 
 import logging
-from collections.abc import AsyncIterator, Callable, Generator
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import msgspec
+from msgspec import Raw
 
 from lmstudio_async.errors import (
     LMStudioChannelClosedError,
@@ -23,6 +25,8 @@ from lmstudio_async.models.tool_requests import (
     assistant_message,
 )
 from lmstudio_async.pool import OpenChannel, Pool
+from lmstudio_async.timeouts import Bound
+from lmstudio_async.wire import messages
 from lmstudio_async.wire.load_config import LlmLoadModelConfig, llm_load_config_from_kv
 from lmstudio_async.wire.loading import CancelPacket
 from lmstudio_async.wire.model_info import LlmInstanceInfo
@@ -88,11 +92,13 @@ class PredictionCallbacks(ToolCallCallbacks):
 
 @dataclass(frozen=True)
 class PredictionRequest(Generic[T]):
-    """What to predict. `fallback` is asked for where the server does not know `parameter`."""
+    """What to predict. `fallback` is asked for where the server does not know `parameter`.
+    `bound` limits the time between two packets."""
 
     parameter: PredictParameter | CompleteRawTextParameter
     fallback: PredictParameter | None
     format: ResponseFormat[T]
+    bound: Bound
     asked: str
 
 
@@ -111,6 +117,7 @@ class PredictionStream(Generic[T]):
         self._request = request
         self._callbacks = callbacks
         self._channel: OpenChannel | None = None
+        self._unread: deque[Raw] = deque()
         self._fragments: list[LlmPredictionFragment] = []
         self._success: PredictionSuccessPacket | None = None
         self._result: PredictionResult[T] | None = None
@@ -137,7 +144,7 @@ class PredictionStream(Generic[T]):
         return _Iterator(self)
 
     async def __anext__(self) -> LlmPredictionFragment:
-        fragment = await self.next_fragment()
+        fragment = self._next_unread() or await self.next_fragment()
         if fragment is None:
             raise StopAsyncIteration
         return fragment
@@ -172,7 +179,7 @@ class PredictionStream(Generic[T]):
 
     async def wait_for_result(self) -> PredictionResult[T]:
         """Wait for the end and return the result. Raises what `result` does."""
-        while await self.next_fragment() is not None:
+        while self._next_unread() or await self.next_fragment():
             pass
         return self.result()
 
@@ -183,6 +190,8 @@ class PredictionStream(Generic[T]):
             if self._ended:
                 return None
             return await self._receive()
+        except LMStudioRuntimeError:
+            raise  # another task is reading, and goes on doing so
         except LMStudioModelNotFoundError as error:
             self.abandon()
             raise LMStudioModelUnloadedError(str(error), error.server_error) from None
@@ -210,12 +219,29 @@ class PredictionStream(Generic[T]):
 
     async def _open(self, parameter: PredictParameter | CompleteRawTextParameter) -> None:
         endpoint = "predict" if isinstance(parameter, PredictParameter) else "completeRawText"
-        self._channel = await self._pool.channel("llm", endpoint, parameter, self._request.asked)
+        request = self._request
+        self._channel = await self._pool.channel(
+            "llm", endpoint, parameter, request.asked, request.bound
+        )
         try:
             await self._channel.open()
+            self._unread = self._channel.unread
         except BaseException:
             self.abandon()
             raise
+
+    def _next_unread(self) -> LlmPredictionFragment | None:
+        """The next fragment if it is here already: that spares each of most two coroutines."""
+        if not self._unread or self._ended:
+            return None
+        try:
+            packet = _PACKETS.decode(self._unread[0])
+        except messages.DECODE_ERRORS:
+            return None
+        if type(packet) is not FragmentPacket:
+            return None
+        self._unread.popleft()
+        return self._take(packet.fragment)
 
     async def _receive(self) -> LlmPredictionFragment | None:
         while (packet := await self._next_packet()) is not None:
@@ -247,10 +273,12 @@ class PredictionStream(Generic[T]):
         return await self._channel.receive(_PACKETS)
 
     def _take(self, fragment: LlmPredictionFragment) -> LlmPredictionFragment:
-        if not self._fragments:
-            self._notify(self._callbacks.on_first_token)
+        callbacks = self._callbacks
+        if not self._fragments and callbacks.on_first_token is not None:
+            self._notify(callbacks.on_first_token)
         self._fragments.append(fragment)
-        self._notify(self._callbacks.on_prediction_fragment, fragment)
+        if callbacks.on_prediction_fragment is not None:
+            self._notify(callbacks.on_prediction_fragment, fragment)
         return fragment
 
     def _finish(self, packet: PredictionSuccessPacket) -> None:
@@ -291,8 +319,8 @@ class _Iterator:
     def __aiter__(self) -> "_Iterator":
         return self
 
-    async def __anext__(self) -> LlmPredictionFragment:
-        return await self._stream.__anext__()
+    def __anext__(self) -> Awaitable[LlmPredictionFragment]:
+        return self._stream.__anext__()
 
     def __del__(self) -> None:
         self._stream.abandon()

@@ -72,6 +72,7 @@ class Recovery:
                 "getModelInfo",
                 FindParameter(query, throw_if_not_found=False),
                 kind.instance_info | None,
+                bound=lifecycle.pool.timeouts.bound("unload"),
             )
             if found is None or not lifecycle.is_recovering(self):
                 return False

@@ -31,13 +31,17 @@ class _Jumps:
     def __init__(self) -> None:
         self.now = 0.0
         self._turns = 0
+        self._most_turns: float = _MOST_TURNS
 
     def turn(self) -> None:
         self._turns += 1
 
     def check(self) -> None:
-        if self._turns > _MOST_TURNS:
+        if self._turns > self._most_turns:
             raise HangError(f"the event loop runs in circles at {self.now:.3f} s")
+
+    def allow_clean_up(self) -> None:
+        self._most_turns = math.inf
 
     def jump(self, time: float) -> None:
         if time == math.inf:
@@ -88,16 +92,12 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """An asyncio event loop without I/O."""
 
     def __init__(self) -> None:
-        self._waiting = _NoWaiting()
-        super().__init__(self._waiting)
+        self.waiting = _NoWaiting()
+        super().__init__(self.waiting)
         self.set_task_factory(lambda loop, coroutine, **more: _Task(coroutine, loop=loop, **more))
 
     def time(self) -> float:
-        return self._waiting.clock.now
-
-    def call_soon_threadsafe(self, callback: Any, *args: Any, **kwargs: Any) -> asyncio.Handle:
-        # There is one thread, and no wait to interrupt.
-        return self.call_soon(callback, *args, **kwargs)
+        return self.waiting.clock.now
 
     def timers(self) -> list[asyncio.TimerHandle]:
         """The timers that nobody has cancelled."""
@@ -143,22 +143,25 @@ def run(loop: LoopName, function: Callable[[], Awaitable[T]], seed: int = 0) -> 
             return await function()
 
         _Numbered._numbers = itertools.count()
+        virtual = VirtualTimeLoop()
         with (
             mock.patch.object(anyio_backend, "CancelScope", _CancelScope),
-            asyncio.Runner(loop_factory=VirtualTimeLoop) as runner,
+            asyncio.Runner(loop_factory=lambda: virtual) as runner,
         ):
-            return runner.run(main())
+            try:
+                return runner.run(main())
+            except HangError:
+                virtual.waiting.clock.allow_clean_up()
+                raise
     clock = VirtualTrioClock()
-    trio_scheduler._ALLOW_DETERMINISTIC_SCHEDULING = True
     trio_scheduler._r.seed(seed)
     try:
-        return trio.run(function, clock=clock, instruments=[clock])
+        with mock.patch.object(trio_scheduler, "_ALLOW_DETERMINISTIC_SCHEDULING", True):
+            return trio.run(function, clock=clock, instruments=[clock])
     except trio.TrioInternalError as error:
         if isinstance(error.__cause__, HangError):
             raise error.__cause__ from None
         raise
-    finally:
-        trio_scheduler._ALLOW_DETERMINISTIC_SCHEDULING = False
 
 
 class Timeline:

@@ -9,7 +9,7 @@ import anyio
 import anyio.lowlevel
 
 from lmstudio_async.errors import LMStudioWebsocketError
-from lmstudio_async.transport import Backend, BackgroundTasks, WebSocket
+from lmstudio_async.transport import Backend, BackgroundTasks, Wakeup, WebSocket
 from tests.simulation.faults import Calm, Fate, Sender
 from tests.simulation.log import Log
 
@@ -25,6 +25,8 @@ class MemoryBackend:
 
     def __init__(self, loop: Backend, network: "Network") -> None:
         self._network = network
+        self.clock: Callable[[], float] = loop.clock
+        self.wakeup: Callable[[], Wakeup] = loop.wakeup
         self.loop_token: Callable[[], Hashable] = loop.loop_token
         self.background_tasks: Callable[..., BackgroundTasks] = loop.background_tasks
         self.at_loop_end: Callable[[Callable[[], Awaitable[None]]], object] = loop.at_loop_end
@@ -98,6 +100,12 @@ class MemorySocket:
             on_read()
         return frame
 
+    async def receive_all(self, take: Callable[[bytes], bytes | None]) -> None:
+        while True:
+            answer = take(await self.receive())
+            if answer is not None:
+                await self.send(answer)
+
     async def aclose(self) -> None:
         if self._closed:
             return
@@ -153,4 +161,3 @@ class MemorySocket:
         time = max(time, self._next_arrival.get(order, 0.0))
         self._next_arrival[order] = time
         self._network.timeline.at(time, arrival)
-

@@ -3,7 +3,7 @@
 import math
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -113,7 +113,7 @@ class Actor:
 
     async def _perform(self, name: str, depth: int) -> None:
         """An operation, perhaps with a cancellation or a time-out around it."""
-        kinds: list[Callable[[str, int], Awaitable[None]]] = [
+        kinds: list[Callable[[str, int], Coroutine[Any, Any, None]]] = [
             self._keep,
             self._use,
             self._use,

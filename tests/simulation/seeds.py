@@ -84,11 +84,11 @@ def run_seed(seed: int, loop: LoopName, contract: ContractChecker | None = None)
     async def program(world: World) -> None:
         await _random_program(world, seed, loop)
 
-    faults = Storm(seed)
+    world = World(Storm(seed), contract)
     try:
-        return clock.run(loop, lambda: live(faults, program, contract), seed)
+        return clock.run(loop, lambda: live(world, program), seed)
     except HangError as error:
-        return Run([], [f"hangs: {error}"], faults.injected, Counter(), 0)
+        return Run(world.log, [f"hangs: {error}"], world.faults.injected, Counter(), 0)
 
 
 def run_seeds(seeds: range, loops: Sequence[LoopName] = LOOPS) -> SimulationReport:

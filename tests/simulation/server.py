@@ -5,11 +5,11 @@ import json
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 
 from lmstudio_async.wire import loading, messages, model_info, prediction
 from lmstudio_async.wire.kv_config import KvConfig
@@ -101,7 +101,9 @@ class Server:
         )
         instance = Instance(namespace, info, channel, anyio.current_time())
         self.loaded[identifier] = instance
-        self.log(f"loaded {identifier} as ref-{self._references} for {'us' if channel else 'others'}")
+        self.log(
+            f"loaded {identifier} as ref-{self._references} for {'us' if channel else 'others'}"
+        )
         return instance
 
     def reserve(self, wanted: str | None, key: str) -> str:
@@ -258,7 +260,7 @@ class Session:
         try:
             if call.endpoint == "unloadModel":
                 yield self.server.faults.work()
-                self._unload(msgspec.json.decode(call.parameter)["identifier"])
+                self._unload(msgspec.json.decode(cast(Raw, call.parameter))["identifier"])
             else:
                 result = self._result(call.endpoint, call.parameter)
         except Refusal as refusal:

@@ -8,9 +8,10 @@ import pytest
 from lmstudio_async import connection as connection_module
 from lmstudio_async.client import _Session
 from lmstudio_async.connection import Connection
+from lmstudio_async.exchanges import Call
 from lmstudio_async.models.lifecycle import Instance, Lifecycle
 from lmstudio_async.models.prediction import PredictionStream
-from lmstudio_async.multiplexer import Call, Multiplexer
+from lmstudio_async.multiplexer import Multiplexer
 from tests.contract import ContractChecker
 from tests.simulation.clock import LoopName
 from tests.simulation.seeds import LOOPS, run_seed, run_seeds

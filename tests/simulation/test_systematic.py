@@ -90,7 +90,7 @@ def run(loop: LoopName, program: Program, faults: Calm, cancel: CancelAt) -> Run
             world.faults.end()
             await ledger.attempt("afterwards", lambda: share(client, ledger), 300)
 
-    return clock.run(loop, lambda: live(faults, main))
+    return clock.run(loop, lambda: live(World(faults), main))
 
 
 async def _flat(program: Awaitable[None]) -> None:

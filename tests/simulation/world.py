@@ -34,7 +34,10 @@ _AFTERMATH = 70.0
 
 
 class World:
-    """A server, the network to it, and the records of a run."""
+    """A server, the network to it, and the records of a run.
+
+    `contract` is what all frames are held against, which takes time.
+    """
 
     def __init__(self, faults: Calm, contract: ContractChecker | None = None) -> None:
         self.faults = faults
@@ -52,7 +55,7 @@ class World:
         """A client of this world and what is noted of it; checked when it is closed."""
         backend = MemoryBackend(current_backend(), self.network)
         client = lms.Client("simulated:1234")
-        with mock.patch.object(client_module, "current_backend", lambda: backend):
+        with mock.patch.object(client_module, "current_backend", return_value=backend):
             client.open()
         session = client._session
         assert session is not None
@@ -91,16 +94,9 @@ class Run:
     calls: int
 
 
-async def live(
-    faults: Calm,
-    program: Callable[[World], Awaitable[None]],
-    contract: ContractChecker | None = None,
-) -> Run:
-    """Run a program in a world of its own, in virtual time, and check what is left of it.
-
-    `contract` is what all frames are held against, which takes time.
-    """
-    world = World(faults, contract)
+async def live(world: World, program: Callable[[World], Awaitable[None]]) -> Run:
+    """Run a program in a world, in virtual time, and check what is left of it."""
+    faults = world.faults
     before = _timers()
     async with anyio.create_task_group() as group:
         with _listening(world):
@@ -160,7 +156,7 @@ def _listening(world: World) -> Iterator[None]:
     logger.propagate = False
     if sniffio.current_async_library() == "asyncio":
         asyncio.get_running_loop().set_exception_handler(
-            lambda loop, context: world.violations.append(f"event loop: {context}")
+            lambda loop, context: world.violations.append(f"event loop: {context['message']}")
         )
     try:
         yield
