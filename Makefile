@@ -39,8 +39,13 @@ serve: $(VENV)/ready
 	$(BIN)/python -m lmstudio_async fetch-starter-model
 	$(BIN)/python -m lmstudio_async serve $(ARGS)
 
-bench: $(VENV)/ready
-	$(BIN)/python benchmarks/import_time.py
+# What the client costs; all rows take about ten minutes and write docs/performance.md.
+bench: $(VENV)/ready-bench
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+$(VENV)/ready-bench: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench
+	touch $@
 
 clean:
 	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
