@@ -62,8 +62,8 @@ def use_engine(plan: Plan) -> tuple[Part, Sequence[Usage]]:
         calls=journal.calls.total(),
         faults=journal.faults,
         leaks=len(report.leaks),
-        hangs=len(report.hangs),
-        found=report.leaks + report.hangs + journal.bugs,
+        hangs=len(journal.hangs),
+        found=report.leaks + journal.hangs + journal.bugs,
     )
     return part, report.usages
 

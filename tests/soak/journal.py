@@ -18,11 +18,12 @@ _NEVER = (lms.LMStudioValueError, lms.LMStudioTypeError, lms.LMStudioRuntimeErro
 
 @dataclass
 class Journal:
-    """`calls` counts by name and outcome."""
+    """`calls` counts by name and outcome. `hangs` holds what took longer than anything can take."""
 
     calls: Counter[tuple[str, str]] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     bugs: list[str] = field(default_factory=list)
+    hangs: list[str] = field(default_factory=list)
     _started: dict[asyncio.Task[Any], float] = field(default_factory=dict)
 
     @contextmanager
@@ -36,7 +37,9 @@ class Journal:
             raise
         except Exception as error:
             outcome = type(error).__name__
-            if isinstance(error, _NEVER) or not isinstance(error, lms.LMStudioError):
+            if isinstance(error, lms.LMStudioTimeoutError):  # the client has noticed it itself
+                self.hangs.append("".join(traceback.format_exception(error)))
+            elif isinstance(error, _NEVER) or not isinstance(error, lms.LMStudioError):
                 self.bugs.append("".join(traceback.format_exception(error)))
             raise
         finally:
@@ -53,10 +56,10 @@ class Journal:
         finally:
             del self._started[task]
 
-    def hung(self, bound: float) -> list[asyncio.Task[Any]]:
-        """The tasks whose program has taken longer than `bound` seconds."""
+    def look_for_hangs(self, bound: float) -> None:
+        """Note the tasks whose program has taken longer than `bound` seconds."""
         now = time.monotonic()
-        return [task for task, started in self._started.items() if now - started > bound]
+        self.hangs += [where(task) for task, began in self._started.items() if now - began > bound]
 
     @contextmanager
     def taking_logged_errors(self) -> Iterator[None]:

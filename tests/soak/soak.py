@@ -49,7 +49,6 @@ class SoakReport:
     journal: Journal = field(default_factory=Journal)
     usages: list[Usage] = field(default_factory=list)
     leaks: list[str] = field(default_factory=list)
-    hangs: list[str] = field(default_factory=list)
 
 
 async def soak(plan: Plan) -> SoakReport:
@@ -65,8 +64,8 @@ async def soak(plan: Plan) -> SoakReport:
             workload = Workload(client, journal)
             for number in range(_ROUNDS):
                 async with _faults(plan, number, journal, server, relay):
-                    await _round(plan, number, workload, report)
-                if report.hangs:
+                    await _round(plan, number, workload, journal)
+                if journal.hangs:
                     break
                 report.leaks += await _left_behind(client, server, plan.settle)
                 report.usages.append(measure(server))
@@ -95,16 +94,16 @@ async def _faults(
             task.cancel()
 
 
-async def _round(plan: Plan, number: int, workload: Workload, report: SoakReport) -> None:
+async def _round(plan: Plan, number: int, workload: Workload, journal: Journal) -> None:
     until = time.monotonic() + plan.seconds / _ROUNDS
     rngs = [random.Random(f"{plan.seed}/{number}/{task}") for task in range(plan.tasks)]
     pending = {asyncio.create_task(workload.run(rng, until)) for rng in rngs}
     try:
-        while pending and not report.hangs:
+        while pending and not journal.hangs:
             done, pending = await asyncio.wait(pending, timeout=1)
             for task in done:
                 await task
-            report.hangs += map(where, report.journal.hung(plan.hang))
+            journal.look_for_hangs(plan.hang)
     finally:
         for task in pending:
             task.cancel()

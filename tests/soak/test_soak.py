@@ -18,7 +18,7 @@ def run(plan: Plan) -> SoakReport:
 def test_nothing_leaks_or_hangs_when_workers_die_and_connections_break() -> None:
     report = run(Plan(seed=1, seconds=5, tasks=20, kill_every=2, cut_every=2))
     assert report.leaks == []
-    assert report.hangs == []
+    assert report.journal.hangs == []
     assert report.journal.bugs == []
     assert report.journal.faults["worker killed"]
     assert report.journal.faults["connection cut"]
@@ -42,7 +42,7 @@ def test_a_load_that_never_ends_is_found(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(Lifecycle, "acquire", wait_for_ever)
     report = run(Plan(seed=1, seconds=0.3, tasks=2, hang=0.5))
-    assert any("wait_for_ever" in hang for hang in report.hangs)
+    assert any("wait_for_ever" in hang for hang in report.journal.hangs)
 
 
 def test_an_error_without_a_type_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
