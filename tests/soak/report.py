@@ -50,8 +50,9 @@ def print_table(parts: Sequence[Part], usages: Sequence[Usage]) -> None:
     print(f"\n{'real engine':<26}{'warmed up':>14}{'at the end':>14}")
     for name, old, new in (
         ("client, MB", before.client_bytes / 1e6, after.client_bytes / 1e6),
+        ("client, blocks", before.client_blocks, after.client_blocks),
         ("server, MB", before.server_bytes / 1e6, after.server_bytes / 1e6),
         ("client, descriptors", before.client_descriptors, after.client_descriptors),
         ("server, descriptors", before.server_descriptors, after.server_descriptors),
     ):
-        print(f"{name:<26}{old:>14.4g}{new:>14.4g}")
+        print(f"{name:<26}{old:>14,.6g}{new:>14,.6g}")
