@@ -148,6 +148,8 @@ def _application(
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         headers = request.headers
+        if not all(map(_is_text, headers.values())):  # aiohttp fails to quote such in its refusals
+            raise web.HTTPBadRequest(text="the headers are not UTF-8")
         hosts, origins = headers.getall("Host", []), headers.getall("Origin", [])
         if not is_trusted_request(config.host, hosts, origins):
             raise web.HTTPForbidden(text="requests of other sites are refused")
@@ -190,6 +192,14 @@ def _application(
     app.router.add_get("/lmstudio-greeting", greet)
     app.router.add_get("/{namespace}", connect)
     return app
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 async def _serve_socket(

@@ -51,8 +51,10 @@ class RudeClient:
         await self.send("\r\n".join((*lines, "", "")).encode())
         return await self.read_head()
 
-    async def authenticate(self, credentials: dict[str, Any] = GUEST) -> None:
-        await self.upgrade()
+    async def authenticate(
+        self, credentials: dict[str, Any] = GUEST, namespace: str = "llm"
+    ) -> None:
+        await self.upgrade(namespace)
         await self.send_json(credentials)
         assert json.loads((await self.read_frame())[1]) == {"success": True}
 

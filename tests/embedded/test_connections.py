@@ -86,6 +86,7 @@ async def test_each_plain_connection_gets_one_answer(address: str) -> None:
         b"GET /llm HTTP/1.1\r\nHost: localhost\r\n" + b"X: x\r\n" * 200 + b"\r\n",
         b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"GET /\xff HTTP/1.1\r\nHost: \xff\r\n\r\n",
+        b"GET /llm HTTP/1.1\r\nHost: localhost\r\nUpgrade: \xff\r\n\r\n",
         b"GET /llm HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
         b"POST /llm HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         b"GET /llm HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: gzip\r\n"
@@ -395,7 +396,7 @@ async def test_cancelling_one_stream_leaves_those_that_wait_for_the_same_socket(
     monkeypatch.setattr(ModelEndpoints, "load_model", report_for_ever)
     async with (
         run_server(ServerConfig(models_dir=str(tmp_path))) as running,
-        rude_client(running.address, receive_buffer=4096) as client,
+        rude_client(running.address) as client,
     ):
         await client.authenticate()
         for channel_id in (1, 2):

@@ -1,7 +1,7 @@
 """Settings of any kind are taken or refused by the embedded server; nothing else happens."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import msgspec
@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lmstudio_async.embedded.engine import Engine
 from lmstudio_async.embedded.generation import Piece
 from lmstudio_async.embedded.library import Model
 from lmstudio_async.embedded.load_settings import _TRANSLATIONS, LoadSettings
@@ -24,7 +25,12 @@ from lmstudio_async.embedded.ranges import INT32_MAX
 from lmstudio_async.embedded.refusal import RequestError
 from lmstudio_async.embedded.tools import offered_tools
 from lmstudio_async.wire.kv_config import KvConfig, KvConfigStack, KvField, single_layer
+from lmstudio_async.wire.load_config import (
+    embedding_load_config_from_kv,
+    llm_load_config_from_kv,
+)
 from lmstudio_async.wire.prediction import ChatHistory, TextPart, UserMessage
+from lmstudio_async.wire.prediction_config import prediction_config_from_kv
 
 from .hostile import JSON, NUMBERS, TEXTS, bent, setting_keys
 
@@ -157,7 +163,8 @@ def test_prediction_settings_are_taken_or_refused(values: dict[str, Any]) -> Non
         history = with_system_prompt(ChatHistory([UserMessage([TextPart(text="Hello")])]), settings)
         msgspec.json.encode(history)
         if (settings.get("promptTemplate") or {}).get("type") == "manual":
-            anyio.run(render_prompt, None, history, settings, offer)
+            no_engine = cast(Engine, None)  # which such a template does not ask
+            anyio.run(render_prompt, no_engine, history, settings, offer)
         output = Output("prompt", settings, offer)
         for packet in (*output.feed(Piece("text", 1)), *output.finish()):
             msgspec.json.encode(packet)
@@ -166,3 +173,28 @@ def test_prediction_settings_are_taken_or_refused(values: dict[str, Any]) -> Non
     else:
         msgspec.json.encode([settings.sampling, settings.stop_strings, settings.config])
         assert all(abs(number) <= 3e38 for number in numbers_in(settings.sampling))
+
+
+CLIENT_KEYS = [*LOAD_KEYS, *PREDICTION_KEYS, "load.gpuSplitConfig"]
+CLIENT_VALUES = VALUES | bent(
+    st.just({"strategy": "evenly", "disabledGpus": [1], "priority": [0], "customRatio": []})
+)
+
+
+@given(st.dictionaries(st.sampled_from(CLIENT_KEYS), CLIENT_VALUES, min_size=1, max_size=4))
+def test_clients_read_settings_of_any_form(values: dict[str, Any]) -> None:
+    config = KvConfig([KvField(key, value) for key, value in values.items()])
+    repr(llm_load_config_from_kv(config))
+    repr(llm_load_config_from_kv(config, "mlx"))
+    repr(embedding_load_config_from_kv(config))
+    repr(prediction_config_from_kv(config))
+
+
+def test_an_unreadable_setting_does_not_cost_the_others() -> None:
+    fields = [
+        KvField("load.gpuSplitConfig", {"strategy": "new"}),
+        KvField(LOAD + "llama.ropeFrequencyBase", "new"),
+        KvField(LOAD + "contextLength", 7),
+    ]
+    config = llm_load_config_from_kv(KvConfig(fields))
+    assert (config.context_length, config.rope_frequency_base, config.gpu) == (7, None, None)
