@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint serve bench clean
+.PHONY: demo test lint soak serve bench clean
 
 # Everything below sets itself up: a virtual environment, and the starter model on first use.
 $(VENV)/ready: pyproject.toml
@@ -29,6 +29,10 @@ lint: $(VENV)/ready
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# Hours of misfortune in minutes: simulated seeds, fuzz tests at length, the real engine; one table.
+soak: $(VENV)/ready
+	$(BIN)/python -m tests.soak $(ARGS)
 
 # Serve the models in the cache until Ctrl-C.
 serve: $(VENV)/ready

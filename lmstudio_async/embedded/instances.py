@@ -42,11 +42,41 @@ _MAX_TTL_MS = 2**53
 _TOLD_FIRST: tuple[ProcessingStatus, ...] = ("generating", "processingPrompt", "computingEmbedding")
 
 
-@dataclass
+@dataclass(eq=False)  # of two alike, the one that ends is meant
 class Work:
     """One request that an instance is busy with."""
 
     status: WorkStatus = "idle"
+
+
+class Turns:
+    """Slots, given in the order of asking.
+
+    Who has one takes some of the context, which is shared: whoever takes more than is left waits,
+    unless nobody else is there.
+    """
+
+    def __init__(self, slots: int, context_length: int) -> None:
+        self._slots = slots
+        self._context_length = context_length
+        self._taken: list[int] = []
+        self._first_in_line = anyio.Lock()
+        self._freed = anyio.Event()
+
+    @asynccontextmanager
+    async def one(self, tokens: int) -> AsyncIterator[None]:
+        async with self._first_in_line:
+            while len(self._taken) == self._slots or (
+                self._taken and sum(self._taken) + tokens > self._context_length
+            ):
+                await self._freed.wait()
+            self._taken.append(tokens)
+        try:
+            yield
+        finally:
+            self._taken.remove(tokens)
+            self._freed.set()
+            self._freed = anyio.Event()
 
 
 class Instance:
@@ -61,7 +91,7 @@ class Instance:
         self.model = settings.model
         self.engine = engine
         self._ttl_ms = ttl_ms
-        self._slots = asyncio.Semaphore(settings.parallel)
+        self._turns = Turns(settings.parallel, settings.context_length)
         self._works: list[Work] = []
         self._idle = asyncio.Event()
         self._idle.set()
@@ -107,10 +137,13 @@ class Instance:
                 self._idle.set()
 
     @asynccontextmanager
-    async def turn(self, status: ProcessingStatus) -> AsyncIterator[Work]:
-        """As `in_use`, for work that takes one of the model's slots: waits for a free one."""
+    async def turn(self, status: ProcessingStatus, tokens: int = 0) -> AsyncIterator[Work]:
+        """As `in_use`, for work that takes one of the model's slots: waits for a free one.
+
+        `tokens`: how much of the context it must not find taken by others, at the most.
+        """
         with self.in_use("queued") as work:
-            async with self._slots:
+            async with self._turns.one(tokens):
                 work.status = status
                 yield work
 

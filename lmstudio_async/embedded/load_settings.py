@@ -20,6 +20,7 @@ from lmstudio_async.wire.kv_config import KvConfig, KvConfigStack, KvField
 
 DEFAULT_CONTEXT_LENGTH = {"llm": 4096, "embedding": 2048}
 _DEFAULT_PARALLEL = 4
+_EMBEDDING_PARALLEL = 8  # short texts take less time together than one after another
 _MAX_PARALLEL = 256  # llama.cpp's own bound
 _MAX_THREADS = 512  # and of this one
 
@@ -50,7 +51,7 @@ class LoadSettings:
         most = model.metadata.context_length or default
         self.model = model
         self.context_length = _count(given, prefix + "contextLength", min(most, default), INT32_MAX)
-        self.parallel = 1
+        self.parallel = _EMBEDDING_PARALLEL
         if model.domain == "llm":
             key = prefix + "numParallelSessions"
             self.parallel = _count(given, key, _DEFAULT_PARALLEL, _MAX_PARALLEL)

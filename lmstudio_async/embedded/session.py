@@ -118,7 +118,7 @@ class _Session:
         self._in_flight_bytes = 0
         self._warnings = 0
         self._complaints = 0
-        self._sending = anyio.Lock()
+        self._sending = anyio.Lock(fast_acquire=True)  # nothing to wait for is the rule
 
     async def receive(self, frame: bytes) -> None:
         try:

@@ -396,7 +396,7 @@ async def test_cancelling_one_stream_leaves_those_that_wait_for_the_same_socket(
     monkeypatch.setattr(ModelEndpoints, "load_model", report_for_ever)
     async with (
         run_server(ServerConfig(models_dir=str(tmp_path))) as running,
-        rude_client(running.address, receive_buffer=4096) as client,
+        rude_client(running.address) as client,
     ):
         await client.authenticate()
         for channel_id in (1, 2):
