@@ -25,6 +25,7 @@ from lmstudio_async.errors import (
     LMStudioProtocolError,
     LMStudioRuntimeError,
     LMStudioServerError,
+    LMStudioSlowReaderError,
     LMStudioTimeoutError,
     LMStudioTypeError,
     LMStudioUnloadError,
@@ -49,6 +50,7 @@ from lmstudio_async.models.scope import ModelScope
 from lmstudio_async.models.tool_requests import ToolCallRequestError, ToolCallRequestInfo
 from lmstudio_async.models.tools import ToolFunctionDef, ToolFunctionDefDict
 from lmstudio_async.namespaces.downloaded import DownloadedEmbeddingModel, DownloadedLlm
+from lmstudio_async.timeouts import Timeouts
 from lmstudio_async.version import __version__
 from lmstudio_async.wire.load_config import (
     EmbeddingLoadModelConfig,
@@ -123,6 +125,7 @@ __all__ = [
     "LMStudioProtocolError",
     "LMStudioRuntimeError",
     "LMStudioServerError",
+    "LMStudioSlowReaderError",
     "LMStudioTimeoutError",
     "LMStudioTypeError",
     "LMStudioUnloadError",
@@ -151,6 +154,7 @@ __all__ = [
     "ServerVersion",
     "SystemPrompt",
     "TextData",
+    "Timeouts",
     "ToolCallRequest",
     "ToolCallRequestData",
     "ToolCallRequestError",

@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Sequence
 from types import TracebackType
 
-from lmstudio_async.arguments import check_namespace, check_seconds, parse_api_token
+from lmstudio_async.arguments import check_namespace, parse_api_token
 from lmstudio_async.errors import LMStudioError, LMStudioRuntimeError
 from lmstudio_async.models.embedding import EmbeddingModel
 from lmstudio_async.models.lifecycle import Lifecycle, raise_failures
@@ -17,6 +17,7 @@ from lmstudio_async.namespaces.llm import LlmNamespace
 from lmstudio_async.namespaces.local_file import LocalFileInput
 from lmstudio_async.namespaces.system import SystemNamespace
 from lmstudio_async.pool import Pool
+from lmstudio_async.timeouts import Timeouts, check_timeouts
 from lmstudio_async.transport import current_backend
 from lmstudio_async.transport.address import parse_address
 from lmstudio_async.wire.messages import Authentication
@@ -36,7 +37,7 @@ class Client:
         None looks for a server on this machine.
     api_token: an API token as LM Studio shows it; None takes the environment variable
         LM_API_TOKEN or LMSTUDIO_API_TOKEN, or else connects as a guest.
-    unload_timeout: most seconds that leaving a scope waits for the server to unload.
+    timeouts: how long to wait for what; None is `Timeouts()`.
 
     Raises LMStudioValueError or LMStudioTypeError for arguments that cannot be right.
     """
@@ -46,11 +47,11 @@ class Client:
         api_host: str | None = None,
         *,
         api_token: str | None = None,
-        unload_timeout: float = 30.0,
+        timeouts: Timeouts | None = None,
     ) -> None:
         self._address = None if api_host is None else parse_address(api_host)
         self._authentication = _authentication(api_token)
-        self._unload_timeout = check_seconds("unload_timeout", unload_timeout)
+        self._timeouts = check_timeouts(timeouts)
         self._session: _Session | None = None
 
     async def __aenter__(self) -> "Client":
@@ -79,8 +80,8 @@ class Client:
             raise LMStudioRuntimeError("this client is open already")
         backend = current_backend()
         tasks = backend.background_tasks(outlive_main=outlive_main)
-        pool = Pool(self._address, self._authentication, backend, tasks)
-        self._session = _Session(pool, self._unload_timeout)
+        pool = Pool(self._address, self._authentication, backend, tasks, self._timeouts)
+        self._session = _Session(pool)
 
     async def aclose(self) -> None:
         """Close the client, as leaving its block does. Does nothing if it is not open."""
@@ -114,28 +115,30 @@ class Client:
         """Files for chats."""
         return self._open.files
 
-    async def prepare_image(self, src: LocalFileInput, name: str | None = None) -> FilePart:
+    async def prepare_image(
+        self, src: LocalFileInput, name: str | None = None, *, timeout: float | None = None
+    ) -> FilePart:
         """Give an image to the server, for use in chats. As `files.prepare_image`."""
-        return await self.files.prepare_image(src, name)
+        return await self.files.prepare_image(src, name, timeout=timeout)
 
     async def list_loaded_models(
-        self, namespace: str | None = None
+        self, namespace: str | None = None, *, timeout: float | None = None
     ) -> Sequence[LLM | EmbeddingModel]:
         """Handles of all loaded models; of one kind if `namespace` is "llm" or "embedding"."""
         check_namespace(namespace)
         models: list[LLM | EmbeddingModel] = []
         if namespace != "embedding":
-            models += await self.llm.list_loaded()
+            models += await self.llm.list_loaded(timeout=timeout)
         if namespace != "llm":
-            models += await self.embedding.list_loaded()
+            models += await self.embedding.list_loaded(timeout=timeout)
         return models
 
     async def list_downloaded_models(
-        self, namespace: str | None = None
+        self, namespace: str | None = None, *, timeout: float | None = None
     ) -> Sequence[DownloadedLlm | DownloadedEmbeddingModel]:
         """The models on the server's disk; of one kind, likewise."""
         check_namespace(namespace)
-        models = await self.system.list_downloaded_models()
+        models = await self.system.list_downloaded_models(timeout=timeout)
         return [model for model in models if namespace in (None, model.type)]
 
     @property
@@ -154,9 +157,9 @@ class Client:
 class _Session:
     """All that a client has between being entered and being left."""
 
-    def __init__(self, pool: Pool, unload_timeout: float) -> None:
+    def __init__(self, pool: Pool) -> None:
         self.pool = pool
-        self.lifecycle = Lifecycle(pool, unload_timeout)
+        self.lifecycle = Lifecycle(pool)
         self.llm = LlmNamespace(self.lifecycle)
         self.embedding = EmbeddingNamespace(self.lifecycle)
         self.system = SystemNamespace(pool, self.llm, self.embedding)

@@ -1,8 +1,10 @@
 """One authenticated WebSocket: sends and receives what the multiplexer says."""
 
 import logging
+import math
 
 import anyio
+import anyio.lowlevel
 from anyio import Event
 from msgspec import Raw, UnsetType
 
@@ -11,35 +13,38 @@ from lmstudio_async.errors import (
     LMStudioTimeoutError,
     LMStudioWebsocketError,
 )
-from lmstudio_async.multiplexer import MAX_WARNINGS, Channel, Multiplexer
+from lmstudio_async.exchanges import Channel
+from lmstudio_async.multiplexer import MAX_WARNINGS, Multiplexer
+from lmstudio_async.timeouts import Bound, Timeouts
 from lmstudio_async.transport import Backend, BackgroundTasks, WebSocket
 from lmstudio_async.transport.address import Address
 from lmstudio_async.wire import messages
 
 _logger = logging.getLogger("lmstudio_async")
 
-# Seconds for connecting and authenticating together.
-CONNECT_TIMEOUT = 10.0
-
-# LM Studio's own clients ask every 5 s and give up after 15 s of silence.
+# LM Studio's own clients ask for a sign of life every 5 s, and give up after 15 s of silence.
 KEEP_ALIVE_INTERVAL = 5.0
-KEEP_ALIVE_TIMEOUT = 15.0
+KEEP_ALIVE_LIMIT = 3
 
 
 class Connection:
     """A connection to one namespace. Once `closed`, it stays so: the pool opens another."""
 
-    def __init__(self, namespace: str, address: Address, socket: WebSocket) -> None:
+    def __init__(
+        self, namespace: str, address: Address, socket: WebSocket, backend: Backend
+    ) -> None:
         self.namespace = namespace
         self.address = address
         self.closed = False
         self._socket = socket
-        self._multiplexer = Multiplexer(namespace, str(address))
+        self._clock = backend.clock
+        self._multiplexer = Multiplexer(namespace, str(address), backend.clock, backend.wakeup)
         self._retired = False
-        self._ended = Event()
-        self._last_received = anyio.current_time()
-        self._reading = anyio.CancelScope()
         self._stopping = False
+        self._reading = anyio.CancelScope()
+        self._ended = Event()
+        self._alarm = backend.wakeup()
+        self._alarm_time = math.inf
 
     @classmethod
     async def open(
@@ -49,40 +54,40 @@ class Connection:
         authentication: messages.Authentication,
         backend: Backend,
         tasks: BackgroundTasks,
+        timeouts: Timeouts,
     ) -> "Connection":
         """Connect and authenticate.
 
         Raises LMStudioWebsocketError if nobody answers, LMStudioTimeoutError if somebody takes
         too long, LMStudioClientError if the server does not let us in.
         """
-        socket = None
         try:
-            with anyio.fail_after(CONNECT_TIMEOUT):
+            with anyio.fail_after(timeouts.connect):
                 socket = await backend.connect(address.url(namespace), str(address))
-                await socket.send(messages.encode(authentication))
-                answer = await socket.receive()
-            result = messages.authentication_result_decoder.decode(answer)
-            if not result.success:
-                raise LMStudioClientError(
-                    f"{address} refused this client: {result.error or 'no reason given'}; "
-                    "check api_token or LM_API_TOKEN"
-                )
+        except TimeoutError as error:
+            raise LMStudioTimeoutError(
+                f"connecting to {address} took more than {timeouts.connect:g} s "
+                "(Timeouts.connect); is it the right address?",
+                "connect",
+                timeouts.connect,
+            ) from error
+        try:
+            with anyio.fail_after(timeouts.authenticate):
+                await _authenticate(socket, authentication, address)
         except BaseException as error:
-            if socket is not None:
-                await backend.run_shielded(socket.aclose)
+            await backend.run_shielded(socket.aclose)
             if isinstance(error, TimeoutError):
                 raise LMStudioTimeoutError(
-                    f"connecting to {address} took more than {CONNECT_TIMEOUT:g} s; "
-                    "is LM Studio busy, or is something else listening there?"
-                ) from error
-            if isinstance(error, messages.DECODE_ERRORS):
-                raise LMStudioWebsocketError(
-                    f"{address} does not speak LM Studio's protocol: {error}"
+                    f"{address} took the connection, but did not answer the authentication for "
+                    f"{timeouts.authenticate:g} s (Timeouts.authenticate); is LM Studio busy, or "
+                    "is something else listening there?",
+                    "authenticate",
+                    timeouts.authenticate,
                 ) from error
             raise
-        connection = cls(namespace, address, socket)
+        connection = cls(namespace, address, socket, backend)
         tasks.spawn(connection._read)
-        tasks.spawn(connection._keep_alive)
+        tasks.spawn(connection._watch)
         return connection
 
     @property
@@ -90,22 +95,25 @@ class Connection:
         """Whether the server has warned so often that it will soon fall silent."""
         return self._multiplexer.warnings >= MAX_WARNINGS
 
-    async def call(self, endpoint: str, parameter: object, asked: str) -> Raw | UnsetType:
+    async def call(
+        self, endpoint: str, parameter: object, asked: str, bound: Bound
+    ) -> Raw | UnsetType:
         """Call an endpoint and wait for its undecoded result."""
-        call_id, call, frame = self._multiplexer.call(endpoint, parameter, asked)
+        call_id, call, frame = self._multiplexer.call(endpoint, parameter, asked, bound)
+        self._set_alarm(call.deadline)
         try:
             await self._send(frame)
-            await call.done.wait()
-        except BaseException:
+            return await call.wait()
+        finally:
             self._multiplexer.forget_call(call_id)
-            raise
-        if call.error is not None:
-            raise call.error
-        return call.result
 
-    def channel(self, endpoint: str, parameter: object, asked: str) -> tuple[Channel, bytes]:
+    def channel(
+        self, endpoint: str, parameter: object, asked: str, bound: Bound | None
+    ) -> tuple[Channel, bytes]:
         """A new channel and the frame that opens it, which the caller passes to `send`."""
-        return self._multiplexer.channel(endpoint, parameter, asked)
+        channel, frame = self._multiplexer.channel(endpoint, parameter, asked, bound)
+        self._set_alarm(channel.deadline)
+        return channel, frame
 
     async def send(self, frame: bytes) -> None:
         """Send a frame of a channel."""
@@ -141,20 +149,18 @@ class Connection:
     def _stop(self) -> None:
         # On asyncio, anyio cancels a task only while it waits, and under a flood of frames there is
         # always one there already: hence the flag as well.
-        self._stopping = True
+        self._stopping = self._retired = True
         self._reading.cancel()
 
     async def _read(self) -> None:
         error: LMStudioWebsocketError | None = None
         try:
             with self._reading:
-                while not (self._stopping or (self._retired and self._multiplexer.idle)):
-                    frame = await self._socket.receive()
-                    self._last_received = anyio.current_time()
-                    if (answer := self._multiplexer.receive(frame)) is not None:
-                        await self._socket.send(answer)
+                await self._socket.receive_all(self._take)
         except LMStudioWebsocketError as lost:
             error = lost
+        except _Retired:
+            pass
         finally:
             self.closed = True
             self._multiplexer.fail_all(error or self._lost())
@@ -163,24 +169,70 @@ class Connection:
                     await self._socket.aclose()
             finally:
                 self._ended.set()
+                self._alarm.set()
 
-    async def _keep_alive(self) -> None:
-        frame = messages.encode(messages.KeepAlive())
-        while True:
+    def _take(self, frame: bytes) -> bytes | None:
+        answer = self._multiplexer.receive(frame)
+        if self._retired and (self._stopping or self._multiplexer.idle):
+            raise _Retired
+        return answer
+
+    async def _watch(self) -> None:
+        """Notice what does not come: answers, packets, any sign of life."""
+        keep_alive = messages.encode(messages.KeepAlive())
+        asked_at = self._clock()
+        unanswered = 0
+        while not self._ended.is_set():
+            frames = self._multiplexer.expire()
+            now = self._clock()
+            if now >= asked_at + KEEP_ALIVE_INTERVAL:
+                unanswered = unanswered + 1 if self._multiplexer.last_received < asked_at else 1
+                # Counted rather than timed: if this process was held up, the server was not silent.
+                if unanswered > KEEP_ALIVE_LIMIT:
+                    _logger.warning("%s has given no sign of life", self.address)
+                    self._stop()
+                    return
+                frames.append(keep_alive)
+                asked_at = now
             with anyio.move_on_after(KEEP_ALIVE_INTERVAL):
-                await self._ended.wait()
-                return
-            silence = anyio.current_time() - self._last_received
-            if silence > KEEP_ALIVE_TIMEOUT:
-                _logger.warning("%s has been silent for %.0f s", self.address, silence)
-                self._stop()
-                return
-            try:
-                await self._send(frame)
-            except LMStudioWebsocketError:
-                return  # the reader has noticed, or will
+                for frame in frames:
+                    try:
+                        await self._send(frame)
+                    except LMStudioWebsocketError:
+                        return  # the reader has noticed, or will
+            self._alarm_time = min(asked_at + KEEP_ALIVE_INTERVAL, self._multiplexer.next_deadline)
+            with anyio.CancelScope(deadline=self._alarm_time):
+                if not self._ended.is_set():
+                    await self._alarm.wait()
+            # What has arrived in the meantime comes first.
+            await anyio.lowlevel.checkpoint()
+
+    def _set_alarm(self, deadline: float) -> None:
+        if deadline < self._alarm_time:
+            self._alarm.set()
 
     def _lost(self) -> LMStudioWebsocketError:
         return LMStudioWebsocketError(
             f"the connection to LM Studio at {self.address} is closed; the next call reconnects"
+        )
+
+
+class _Retired(Exception):
+    """The last answer that a retired connection waited for has come."""
+
+
+async def _authenticate(
+    socket: WebSocket, authentication: messages.Authentication, address: Address
+) -> None:
+    await socket.send(messages.encode(authentication))
+    try:
+        result = messages.authentication_result_decoder.decode(await socket.receive())
+    except messages.DECODE_ERRORS as error:
+        raise LMStudioWebsocketError(
+            f"{address} does not speak LM Studio's protocol: {error}"
+        ) from error
+    if not result.success:
+        raise LMStudioClientError(
+            f"{address} refused this client: {result.error or 'no reason given'}; "
+            "check api_token or LM_API_TOKEN"
         )

@@ -75,10 +75,11 @@ def llm(
     ttl: float | None = DEFAULT_TTL,
     config: LlmLoadModelConfig | Mapping[str, Any] | None = None,
     on_load_progress: Callable[[float], object] | None = None,
+    timeout: float | None = None,
 ) -> ModelScope[LLM]:
     """An LLM of the default client; await it or enter it. As `client.llm.model`."""
     return get_default_client().llm.model(
-        model_key, ttl=ttl, config=config, on_load_progress=on_load_progress
+        model_key, ttl=ttl, config=config, on_load_progress=on_load_progress, timeout=timeout
     )
 
 
@@ -89,28 +90,33 @@ def embedding_model(
     ttl: float | None = DEFAULT_TTL,
     config: EmbeddingLoadModelConfig | Mapping[str, Any] | None = None,
     on_load_progress: Callable[[float], object] | None = None,
+    timeout: float | None = None,
 ) -> ModelScope[EmbeddingModel]:
     """An embedding model of the default client. As `client.embedding.model`."""
     return get_default_client().embedding.model(
-        model_key, ttl=ttl, config=config, on_load_progress=on_load_progress
+        model_key, ttl=ttl, config=config, on_load_progress=on_load_progress, timeout=timeout
     )
 
 
-async def prepare_image(src: LocalFileInput, name: str | None = None) -> FilePart:
+async def prepare_image(
+    src: LocalFileInput, name: str | None = None, *, timeout: float | None = None
+) -> FilePart:
     """Give an image to the default client's server. As `client.files.prepare_image`."""
-    return await get_default_client().prepare_image(src, name)
+    return await get_default_client().prepare_image(src, name, timeout=timeout)
 
 
-async def list_loaded_models(namespace: str | None = None) -> Sequence[LLM | EmbeddingModel]:
+async def list_loaded_models(
+    namespace: str | None = None, *, timeout: float | None = None
+) -> Sequence[LLM | EmbeddingModel]:
     """Loaded models of the default client's server. As `client.list_loaded_models`."""
-    return await get_default_client().list_loaded_models(namespace)
+    return await get_default_client().list_loaded_models(namespace, timeout=timeout)
 
 
 async def list_downloaded_models(
-    namespace: str | None = None,
+    namespace: str | None = None, *, timeout: float | None = None
 ) -> Sequence[DownloadedLlm | DownloadedEmbeddingModel]:
     """Models on that server's disk. As `client.list_downloaded_models`."""
-    return await get_default_client().list_downloaded_models(namespace)
+    return await get_default_client().list_downloaded_models(namespace, timeout=timeout)
 
 
 def _running_token() -> Hashable:

@@ -3,6 +3,7 @@
 LMStudioError
 ├── LMStudioClientError                 found on this side of the connection
 │   ├── LMStudioWebsocketError          no connection, or the connection was lost
+│   ├── LMStudioSlowReaderError         a stream was not read as fast as it came
 │   └── LMStudioCancelledError          the operation was cancelled
 ├── LMStudioServerError                 reported by the server
 │   ├── LMStudioModelNotFoundError
@@ -20,6 +21,7 @@ LMStudioError
 └── LMStudioUnloadError                 an exception group: scopes that could not unload
 """
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -37,6 +39,13 @@ class LMStudioClientError(LMStudioError):
 
 class LMStudioWebsocketError(LMStudioClientError):
     """No connection to the server could be made, or the connection was lost."""
+
+
+class LMStudioSlowReaderError(LMStudioClientError):
+    """A stream was not read as fast as it came, and more than 16 MiB of it were waiting.
+
+    The server was told to stop. What came before can still be read; this is raised after it.
+    """
 
 
 class LMStudioCancelledError(LMStudioClientError):
@@ -89,7 +98,16 @@ class LMStudioProtocolError(LMStudioServerError):
 
 
 class LMStudioTimeoutError(LMStudioError, TimeoutError):
-    """The server did not answer within a bound set by the SDK."""
+    """The server did not do something within the time that the SDK allows for it.
+
+    The text tells what the server was last heard of doing. `bound` is the field of `Timeouts` that
+    set the time, and `seconds` the time, be it the client's or that of the one call.
+    """
+
+    def __init__(self, message: str, bound: str = "", seconds: float = math.nan) -> None:
+        super().__init__(message)
+        self.bound = bound
+        self.seconds = seconds
 
 
 class LMStudioValueError(ValueError, LMStudioError):

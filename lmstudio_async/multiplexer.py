@@ -2,28 +2,40 @@
 
     call()    ──rpcCall──────▶ waiting ──rpcResult──▶ done
                                   │ └────rpcError───▶ failed
-                                  └─communicationWarning, connection lost──▶ failed
+                                  └─communicationWarning, time-out, connection lost──▶ failed
 
     channel() ──channelCreate─▶ open ──channelClose──▶ ended
                                  │ └───channelError──▶ failed
-                                 └─communicationWarning, connection lost──▶ failed
+                                 └─communicationWarning, time-out, connection lost,
+                                   more unread than it may hold──▶ failed
 
 `Multiplexer` numbers the exchanges, encodes what is to be sent and takes in what was received. It
-never waits: whoever owns the socket sends the frames that these methods return.
+never waits: whoever owns the socket sends the frames that these methods return, and calls `expire`
+when the `next_deadline` is over.
 """
 
 import logging
+import math
 import re
-from collections import deque
+from collections.abc import Callable
 from copy import copy
 from typing import Any
 
-from anyio import Event
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import UNSET
 
-from lmstudio_async.errors import LMStudioError, LMStudioProtocolError, LMStudioValueError
+from lmstudio_async.errors import (
+    LMStudioError,
+    LMStudioProtocolError,
+    LMStudioSlowReaderError,
+    LMStudioTimeoutError,
+    LMStudioValueError,
+)
+from lmstudio_async.exchanges import HIGH_WATER_MARK, Call, Channel
+from lmstudio_async.timeouts import Bound
+from lmstudio_async.transport import Wakeup
 from lmstudio_async.wire import messages
 from lmstudio_async.wire.loading import CancelPacket
+from lmstudio_async.wire.messages import ChannelSend
 from lmstudio_async.wire.server_error import server_exception
 
 _logger = logging.getLogger("lmstudio_async")
@@ -52,106 +64,64 @@ class RefusedError(LMStudioProtocolError):
     """The server answered a request with no more than a warning. Explained by the pool."""
 
 
-class Call:
-    """One remote call. After `done`, either `error` is set or `result` is the answer."""
-
-    __slots__ = ("asked", "done", "endpoint", "error", "result")
-
-    def __init__(self, endpoint: str, asked: str) -> None:
-        self.endpoint = endpoint
-        self.asked = asked
-        self.done = Event()
-        self.result: Raw | UnsetType = UNSET
-        self.error: LMStudioError | None = None
-
-    def finish(self, result: Raw | UnsetType, error: LMStudioError | None = None) -> None:
-        self.result, self.error = result, error
-        self.done.set()
-
-
-class Channel:
-    """One stream of packets. It is over once `ended`, in `error` where that is set."""
-
-    __slots__ = (
-        "_wakeup",
-        "answered",
-        "asked",
-        "discarding",
-        "ended",
-        "endpoint",
-        "error",
-        "id",
-        "packets",
-    )
-
-    def __init__(self, channel_id: int, endpoint: str, asked: str) -> None:
-        self.id = channel_id
-        self.endpoint = endpoint
-        self.asked = asked
-        self.packets: deque[Raw] = deque()
-        self.answered = False
-        self.ended = False
-        self.error: LMStudioError | None = None
-        self.discarding = False
-        self._wakeup: Event | None = None
-
-    async def receive(self) -> Raw | None:
-        """The next packet, None at the end. Raises the error that the channel ended in."""
-        while not self.packets:
-            if self.ended:
-                if self.error is not None:
-                    raise self.error
-                return None
-            self._wakeup = Event()
-            await self._wakeup.wait()
-        return self.packets.popleft()
-
-    def add(self, packet: Raw) -> None:
-        self.answered = True
-        if not self.discarding:
-            self.packets.append(packet)
-            self._wake()
-
-    def finish(self, error: LMStudioError | None = None) -> None:
-        self.ended, self.error = True, error
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._wakeup is not None:
-            self._wakeup.set()
-            self._wakeup = None
-
-
 class Multiplexer:
-    def __init__(self, namespace: str, server: str) -> None:
+    """The exchanges of one WebSocket.
+
+    clock: tells the time in seconds.
+    new_wakeup: makes what an exchange waits with.
+    """
+
+    def __init__(
+        self,
+        namespace: str,
+        server: str,
+        clock: Callable[[], float],
+        new_wakeup: Callable[[], Wakeup],
+    ) -> None:
         self._namespace = namespace
         self._server = server
+        self._clock = clock
+        self._new_wakeup = new_wakeup
         self._last_id = 0
         self._calls: dict[int, Call] = {}
         self._channels: dict[int, Channel] = {}
         self.warnings = 0
+        self.last_received = clock()
 
     @property
     def idle(self) -> bool:
         """Whether nothing is waiting for an answer."""
         return not self._calls and not self._channels
 
-    def call(self, endpoint: str, parameter: object, asked: str) -> tuple[int, Call, bytes]:
+    @property
+    def next_deadline(self) -> float:
+        """When something will be over that should have happened by then."""
+        calls = (call.deadline for call in self._calls.values())
+        channels = (channel.deadline for channel in self._channels.values())
+        return min(min(calls, default=math.inf), min(channels, default=math.inf))
+
+    def call(
+        self, endpoint: str, parameter: object, asked: str, bound: Bound
+    ) -> tuple[int, Call, bytes]:
         """Start a call: its number, the call, and the frame to send."""
         self._last_id += 1
         frame = _encode(messages.RpcCall(endpoint, self._last_id, parameter), asked)
-        call = self._calls[self._last_id] = Call(endpoint, asked)
+        call = Call(endpoint, asked, bound, self._clock(), self._new_wakeup())
+        self._calls[self._last_id] = call
         return self._last_id, call, frame
 
     def forget_call(self, call_id: int) -> None:
         """Nobody waits for this call any more; its answer will be skipped."""
         self._calls.pop(call_id, None)
 
-    def channel(self, endpoint: str, parameter: object, asked: str) -> tuple[Channel, bytes]:
+    def channel(
+        self, endpoint: str, parameter: object, asked: str, bound: Bound | None
+    ) -> tuple[Channel, bytes]:
         """Open a channel: the channel, and the frame to send."""
         self._last_id += 1
         frame = _encode(messages.ChannelCreate(endpoint, self._last_id, parameter), asked)
-        channel = self._channels[self._last_id] = Channel(self._last_id, endpoint, asked)
+        channel = Channel(self._last_id, endpoint, asked, bound, self._clock(), self._new_wakeup())
+        self._channels[self._last_id] = channel
         return channel, frame
 
     def receive(self, frame: bytes) -> bytes | None:
@@ -159,16 +129,19 @@ class Multiplexer:
 
         What cannot be understood is logged and skipped.
         """
+        now = self.last_received = self._clock()
         try:
             message = messages.decode_server_message.decode(frame)
         except messages.DECODE_ERRORS as error:
             return self._skip(frame, error)
+        if type(message) is ChannelSend:  # first, and without `match`: most frames are fragments
+            channel = self._channels.get(message.channel_id)
+            if channel is not None and not channel.add(message.message, now):
+                return self._give_up(channel, _slow_reader(channel))
+            if message.ack_id is not UNSET:
+                return messages.encode(messages.ChannelAck(message.channel_id, message.ack_id))
+            return None
         match message:
-            case messages.ChannelSend():
-                if (channel := self._channels.get(message.channel_id)) is not None:
-                    channel.add(message.message)
-                if message.ack_id is not UNSET:
-                    return messages.encode(messages.ChannelAck(message.channel_id, message.ack_id))
             case messages.RpcResult():
                 if (call := self._calls.pop(message.call_id, None)) is not None:
                     call.finish(message.result)
@@ -185,6 +158,20 @@ class Multiplexer:
                 self._warned(message)
         return None
 
+    def expire(self) -> list[bytes]:
+        """Fail what has waited too long. Returns the frames that tell the server of it."""
+        now = self._clock()
+        for call_id, call in list(self._calls.items()):
+            if call.deadline <= now:
+                del self._calls[call_id]
+                call.finish(UNSET, self._timeout(call, "did not answer", call.bound))
+        cancels = []
+        for channel in list(self._channels.values()):
+            if channel.bound is not None and channel.deadline <= now:
+                error = self._timeout(channel, f"sent nothing{_after(channel)}", channel.bound)
+                cancels.append(self._give_up(channel, error))
+        return cancels
+
     def fail_all(self, error: LMStudioError) -> None:
         """The connection is lost: end everything in `error`."""
         calls, channels = list(self._calls.values()), list(self._channels.values())
@@ -194,6 +181,21 @@ class Multiplexer:
             call.finish(UNSET, copy(error))
         for channel in channels:
             channel.finish(copy(error))
+
+    def _give_up(self, channel: Channel, error: LMStudioError) -> bytes:
+        """End a channel on this side. Returns the frame that tells the other."""
+        del self._channels[channel.id]
+        channel.finish(error)
+        return messages.encode(ChannelSend(channel.id, CancelPacket()))
+
+    def _timeout(self, exchange: Call | Channel, what: str, bound: Bound) -> LMStudioTimeoutError:
+        return LMStudioTimeoutError(
+            f"{exchange.asked}: {self._server} {what} for {bound.seconds:g} s (Timeouts."
+            f"{bound.name}). It was last heard from {self._clock() - self.last_received:.1f} s ago "
+            f"and has {len(self._calls) + len(self._channels)} requests of this client to answer.",
+            bound.name,
+            bound.seconds,
+        )
 
     def _warned(self, message: messages.CommunicationWarning) -> None:
         self.warnings += 1
@@ -214,7 +216,7 @@ class Multiplexer:
         error = f"{self._server} does not understand {self._namespace}.{name}: {message.warning}"
         if "channel" in kind or "channelCreate" in reason or "creationParameter" in reason:
             for channel in list(self._channels.values()):
-                if channel.endpoint == name and not channel.answered:
+                if channel.endpoint == name and not channel.received:
                     del self._channels[channel.id]
                     channel.finish(RefusedError(error))
         else:
@@ -244,10 +246,26 @@ class Multiplexer:
         if found[1] == b"callId":
             if (call := self._calls.pop(number, None)) is not None:
                 call.finish(UNSET, LMStudioProtocolError(f"{call.asked}: {told}"))
-        elif (channel := self._channels.pop(number, None)) is not None:
-            channel.finish(LMStudioProtocolError(f"{channel.asked}: {told}"))
-            return messages.encode(messages.ChannelSend(number, CancelPacket()))
+        elif (channel := self._channels.get(number)) is not None:
+            return self._give_up(channel, LMStudioProtocolError(f"{channel.asked}: {told}"))
         return None
+
+
+def _after(channel: Channel) -> str:
+    if channel.last is None:
+        return ""
+    try:
+        last = messages.frame_decoder.decode(channel.last).type
+    except messages.DECODE_ERRORS:
+        last = "unreadable one"
+    return f" after {channel.received} packets, the last one a {last!r},"
+
+
+def _slow_reader(channel: Channel) -> LMStudioSlowReaderError:
+    return LMStudioSlowReaderError(
+        f"{channel.asked}: more than {HIGH_WATER_MARK // 2**20} MiB of this stream were waiting to "
+        "be read, so it was stopped; read it as it comes, or leave it when it is not wanted"
+    )
 
 
 def _encode(message: object, asked: str) -> bytes:

@@ -2,6 +2,8 @@
 
 import logging
 import random
+from collections import deque
+from collections.abc import Awaitable
 from copy import copy
 from functools import cache
 from typing import Any, TypeVar, cast
@@ -19,7 +21,9 @@ from lmstudio_async.errors import (
     LMStudioTimeoutError,
     LMStudioWebsocketError,
 )
-from lmstudio_async.multiplexer import Channel, RefusedError
+from lmstudio_async.exchanges import Channel
+from lmstudio_async.multiplexer import RefusedError
+from lmstudio_async.timeouts import Bound, Timeouts
 from lmstudio_async.transport import Backend, BackgroundTasks
 from lmstudio_async.transport.address import Address
 from lmstudio_async.transport.discovery import discover
@@ -37,7 +41,7 @@ _RECONNECT_DELAY = 0.1
 _RECONNECT_DELAY_LIMIT = 2.0
 
 # Seconds to ask the server for its version, when an error is about to name it.
-_VERSION_TIMEOUT = 2.0
+_VERSION_BOUND = Bound("call", 2.0)
 
 
 class OpenChannel:
@@ -51,9 +55,24 @@ class OpenChannel:
         self._channel = channel
         self._opening = opening
 
+    @property
+    def unread(self) -> "deque[Raw]":
+        """The packets that have come and were not received yet. Taking one receives it."""
+        return self._channel.packets
+
+    @property
+    def ended(self) -> bool:
+        """Whether no more packets will come."""
+        return self._channel.ended
+
+    def arrival(self) -> Awaitable[None]:
+        """Wait for the next packet, or the end. For a channel that has neither."""
+        return self._channel.arrival()
+
     async def open(self) -> None:
         """Send the request that opens the channel. If cancelled, it may have been sent."""
-        await self._connection.send(self._opening)
+        opening, self._opening = self._opening, b""  # long, if the chat is
+        await self._connection.send(opening)
 
     async def receive(self, packets: "msgspec.json.Decoder[T]") -> T | None:
         """The next packet, None at the end of the channel; unknown packets are skipped."""
@@ -81,8 +100,7 @@ class OpenChannel:
     def abandon(self, packet: object) -> None:
         """Send a last packet in the background and read no more. Can be called from anywhere."""
         channel = self._channel
-        channel.discarding = True
-        channel.packets.clear()
+        channel.discard()
         if not channel.ended:
             self._pool.tasks.spawn_soon(self._send_last, packet)
 
@@ -105,9 +123,11 @@ class Pool:
         authentication: messages.Authentication,
         backend: Backend,
         tasks: BackgroundTasks,
+        timeouts: Timeouts,
     ) -> None:
         self.backend = backend
         self.tasks = tasks
+        self.timeouts = timeouts
         self.address = address
         self._discovers = address is None
         self._authentication = authentication
@@ -131,33 +151,38 @@ class Pool:
         result_type: type[T] | Any,
         *,
         asked: str | None = None,
+        bound: Bound | None = None,
         read_only: bool = True,
     ) -> T:
         """Call an endpoint. A call that only reads is tried again once if the connection is lost.
 
-        `result_type` is None for calls without a result; a type that allows None takes a missing
-        result as None.
+        `bound` is that for calls unless another is given. `result_type` is None for calls without
+        a result; a type that allows None takes a missing result as None.
         """
         asked = asked or f"{namespace}.{endpoint}"
+        bound = bound or self.timeouts.bound("call")
         try:
             connection = await self._connection(namespace)
             try:
-                result = await connection.call(endpoint, parameter, asked)
+                result = await connection.call(endpoint, parameter, asked, bound)
             except LMStudioWebsocketError:
                 if not read_only:
                     raise
                 connection = await self._connection(namespace)
-                result = await connection.call(endpoint, parameter, asked)
+                result = await connection.call(endpoint, parameter, asked, bound)
         except RefusedError as error:
             raise await self.explain(error) from None
         return cast(T, self._decode(result, result_type, asked))
 
     async def channel(
-        self, namespace: str, endpoint: str, parameter: object, asked: str
+        self, namespace: str, endpoint: str, parameter: object, asked: str, bound: Bound | None
     ) -> OpenChannel:
-        """A channel on a live connection; its `open` sends the request."""
+        """A channel on a live connection; its `open` sends the request.
+
+        `bound` limits the time between two packets; without one, who reads sees to it.
+        """
         connection = await self._connection(namespace)
-        return OpenChannel(self, connection, *connection.channel(endpoint, parameter, asked))
+        return OpenChannel(self, connection, *connection.channel(endpoint, parameter, asked, bound))
 
     def live_connection(self, namespace: str) -> object | None:
         """What stands for the connection of a namespace, None if it has none at present."""
@@ -235,7 +260,12 @@ class Pool:
                 if self.address is None:
                     self.address = await discover()
                 return await Connection.open(
-                    namespace, self.address, self._authentication, self.backend, self.tasks
+                    namespace,
+                    self.address,
+                    self._authentication,
+                    self.backend,
+                    self.tasks,
+                    self.timeouts,
                 )
             except (LMStudioWebsocketError, LMStudioTimeoutError) as error:
                 if self._discovers:
@@ -249,11 +279,10 @@ class Pool:
     async def _version(self) -> str:
         if self._server_version is None:
             try:
-                with anyio.fail_after(_VERSION_TIMEOUT):
-                    connection = await self._connection("system")
-                    raw = await connection.call("version", UNSET, "system.version")
+                connection = await self._connection("system")
+                raw = await connection.call("version", UNSET, "system.version", _VERSION_BOUND)
                 version = cast(ServerVersion, self._decode(raw, ServerVersion, "system.version"))
-            except (LMStudioError, TimeoutError):
+            except LMStudioError:
                 return "of an unknown version"
             self._server_version = f"LM Studio {version.version}"
         return self._server_version

@@ -150,10 +150,7 @@ def test_a_malformed_token_in_the_environment_is_refused(
         ({"api_token": 5}, lms.LMStudioTypeError, "api_token"),
         ({"api_host": 1234}, lms.LMStudioTypeError, "api_host"),
         ({"api_host": "a b"}, lms.LMStudioValueError, "api_host"),
-        ({"unload_timeout": 0}, lms.LMStudioValueError, "unload_timeout"),
-        ({"unload_timeout": float("inf")}, lms.LMStudioValueError, "unload_timeout"),
-        ({"unload_timeout": "30"}, lms.LMStudioTypeError, "unload_timeout"),
-        ({"unload_timeout": None}, lms.LMStudioTypeError, "unload_timeout"),
+        ({"timeouts": 30}, lms.LMStudioTypeError, "timeouts must be a Timeouts, not int"),
     ],
 )
 def test_a_client_refuses_what_cannot_be_right(

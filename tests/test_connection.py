@@ -13,6 +13,7 @@ import lmstudio_async as lms
 from lmstudio_async import pool
 from lmstudio_async.connection import Connection
 from lmstudio_async.multiplexer import MAX_WARNINGS
+from lmstudio_async.timeouts import Bound
 from tests.scripted_models import failure
 from tests.scripted_server import ScriptedServer
 from tests.transport.raw_server import TEXT, Peer, RawServer, free_ports
@@ -145,16 +146,15 @@ async def test_another_protocol_is_recognized(answer: bytes) -> None:
 
 
 async def test_an_authentication_that_is_not_answered_times_out(
-    server: ScriptedServer, client: lms.Client, monkeypatch: pytest.MonkeyPatch
+    server: ScriptedServer,
 ) -> None:
-    monkeypatch.setattr("lmstudio_async.connection.CONNECT_TIMEOUT", 0.1)
     server.silence("auth")
-    with pytest.raises(lms.LMStudioTimeoutError, match=r"took more than 0\.1 s") as caught:
+    async with lms.Client(server.api_host, timeouts=lms.Timeouts(authenticate=0.1)) as client:
+        with pytest.raises(lms.LMStudioTimeoutError, match=r"for 0\.1 s") as caught:
+            await client.system.version()
+        assert (caught.value.bound, caught.value.seconds) == ("authenticate", 0.1)
+        server.unsilence("auth")
         await client.system.version()
-    assert isinstance(caught.value, TimeoutError)
-    server.unsilence("auth")
-    monkeypatch.setattr("lmstudio_async.connection.CONNECT_TIMEOUT", 10.0)
-    await client.system.version()
 
 
 async def test_a_connection_lost_during_authentication_is_lost(
@@ -171,10 +171,10 @@ async def test_a_token_is_never_shown(
     server: ScriptedServer,
     refused: str,
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    client = lms.Client(server.api_host, api_token=TOKEN)
+    timeouts = lms.Timeouts(authenticate=0.1 if refused == "time-out" else 10)
+    client = lms.Client(server.api_host, api_token=TOKEN, timeouts=timeouts)
     shown = [repr(client)]
     async with client:
         shown.append(repr(client))
@@ -184,7 +184,6 @@ async def test_a_token_is_never_shown(
             case "on the way":
                 server.refuse_connections(1)
             case "time-out":
-                monkeypatch.setattr("lmstudio_async.connection.CONNECT_TIMEOUT", 0.1)
                 server.silence("auth")
             case "lost":
                 server.drop_on("auth")
@@ -297,7 +296,7 @@ async def test_a_call_that_changes_something_is_not_tried_again(
 
 
 async def test_a_lost_connection_fails_what_was_in_flight(
-    server: ScriptedServer, model: lms.LLM
+    server: ScriptedServer, client: lms.Client, model: lms.LLM
 ) -> None:
     server.hold_unloads()
     server.hold_predictions(after=1)
@@ -310,7 +309,7 @@ async def test_a_lost_connection_fails_what_was_in_flight(
 
     async def unload() -> None:
         server.load_behind_back("llm-b")
-        await model._lifecycle.unload_identifier(model._kind, "llm-b")
+        await client.llm.unload("llm-b")
 
     dropped, read, unloaded = await concurrently(drop, stream.wait_for_result, unload)
     assert dropped is None
@@ -444,10 +443,9 @@ async def test_a_peer_that_has_fallen_silent_is_lost(
     server.hold_unloads()
     server.silence("keepAlive")
     monkeypatch.setattr("lmstudio_async.connection.KEEP_ALIVE_INTERVAL", 0.01)
-    monkeypatch.setattr("lmstudio_async.connection.KEEP_ALIVE_TIMEOUT", 0.02)
     with pytest.raises(lms.LMStudioWebsocketError, match="the next call reconnects"):
         await client.llm.unload("llm-a")
-    assert "has been silent for" in caplog.text
+    assert "has given no sign of life" in caplog.text
     server.release_unloads()
     server.unsilence("keepAlive")
     await client.llm.list_loaded()
@@ -473,7 +471,7 @@ async def test_what_is_sent_on_a_connection_that_has_ended_fails(
     connection = await client._open.pool._connection("llm")
     connection.closed = True  # as its reader says before it has closed the socket
     with pytest.raises(lms.LMStudioWebsocketError, match="the next call reconnects"):
-        await connection.call("listLoaded", UNSET, "asked")
+        await connection.call("listLoaded", UNSET, "asked", Bound("call", 60))
     assert await client.llm.list_loaded() == []
     await connection.aclose()
 
@@ -529,7 +527,7 @@ async def test_a_parameter_that_the_server_rejects_fails_at_once(
 async def test_a_server_that_cannot_tell_its_version_is_of_an_unknown_one(
     server: ScriptedServer, client: lms.Client, trouble: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "_VERSION_TIMEOUT", 0.05)
+    monkeypatch.setattr(pool, "_VERSION_BOUND", Bound("call", 0.05))
     server.unknown_endpoints.add("listLoaded")
     match trouble:
         case "unknown":

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from typing import Any
 
 import anyio
@@ -14,24 +15,57 @@ from lmstudio_async.errors import (
     LMStudioModelNotFoundError,
     LMStudioProtocolError,
     LMStudioServerError,
+    LMStudioSlowReaderError,
+    LMStudioTimeoutError,
     LMStudioValueError,
     LMStudioWebsocketError,
 )
-from lmstudio_async.multiplexer import MAX_WARNINGS, Call, Channel, Multiplexer, RefusedError
+from lmstudio_async.exchanges import Call, Channel
+from lmstudio_async.multiplexer import MAX_WARNINGS, Multiplexer, RefusedError
+from lmstudio_async.timeouts import Bound
+
+CALL = Bound("call", 60.0)
+PREDICTION = Bound("prediction", 600.0)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Wakeup:
+    """Waits for an event rather than for a task of the loop, so that no loop has to run."""
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+        self.waiting = False
+
+    async def wait(self) -> None:
+        self._event = anyio.Event()
+        await self._event.wait()
+
+    def set(self) -> None:
+        self._event.set()
+
+
+def new_multiplexer(clock: Clock | None = None) -> Multiplexer:
+    return Multiplexer("llm", "somewhere:1234", clock or Clock(), Wakeup)
 
 
 @pytest.fixture
 def multiplexer() -> Multiplexer:
-    return Multiplexer("llm", "somewhere:1234")
+    return new_multiplexer()
 
 
 def start_call(multiplexer: Multiplexer, endpoint: str = "tokenize") -> tuple[int, Call]:
-    call_id, call, _ = multiplexer.call(endpoint, UNSET, f"calling {endpoint}")
+    call_id, call, _ = multiplexer.call(endpoint, UNSET, f"calling {endpoint}", CALL)
     return call_id, call
 
 
 def open_channel(multiplexer: Multiplexer, endpoint: str = "predict") -> Channel:
-    return multiplexer.channel(endpoint, UNSET, f"opening {endpoint}")[0]
+    return multiplexer.channel(endpoint, UNSET, f"opening {endpoint}", PREDICTION)[0]
 
 
 def receive(multiplexer: Multiplexer, **frame: Any) -> Any:
@@ -49,18 +83,18 @@ def packets(channel: Channel) -> list[Any]:
 
 
 def test_a_call_is_sent_with_its_parameter(multiplexer: Multiplexer) -> None:
-    call_id, call, frame = multiplexer.call("tokenize", {"inputString": "a"}, "asked")
+    call_id, call, frame = multiplexer.call("tokenize", {"inputString": "a"}, "asked", CALL)
     assert json.loads(frame) == {
         "type": "rpcCall",
         "endpoint": "tokenize",
         "callId": call_id,
         "parameter": {"inputString": "a"},
     }
-    assert not call.done.is_set()
+    assert not call.done
 
 
 def test_a_channel_is_sent_with_its_parameter(multiplexer: Multiplexer) -> None:
-    channel, frame = multiplexer.channel("predict", [1], "asked")
+    channel, frame = multiplexer.channel("predict", [1], "asked", PREDICTION)
     assert json.loads(frame) == {
         "type": "channelCreate",
         "endpoint": "predict",
@@ -70,9 +104,9 @@ def test_a_channel_is_sent_with_its_parameter(multiplexer: Multiplexer) -> None:
 
 
 def test_no_parameter_is_left_out_of_the_frame(multiplexer: Multiplexer) -> None:
-    _, _, frame = multiplexer.call("listLoaded", UNSET, "asked")
+    _, _, frame = multiplexer.call("listLoaded", UNSET, "asked", CALL)
     assert "parameter" not in json.loads(frame)
-    _, frame = multiplexer.channel("predict", UNSET, "asked")
+    _, frame = multiplexer.channel("predict", UNSET, "asked", PREDICTION)
     assert "creationParameter" not in json.loads(frame)
 
 
@@ -81,7 +115,7 @@ def test_what_cannot_be_encoded_is_refused_and_forgotten(
     multiplexer: Multiplexer, start: str
 ) -> None:
     with pytest.raises(LMStudioValueError, match="asking: text is not valid Unicode"):
-        getattr(multiplexer, start)("tokenize", {"\ud800": 1}, "asking")
+        getattr(multiplexer, start)("tokenize", {"\ud800": 1}, "asking", CALL)
     assert multiplexer.idle
 
 
@@ -96,12 +130,12 @@ def test_a_result_ends_its_own_call_only(multiplexer: Multiplexer) -> None:
     first_id, first = start_call(multiplexer)
     second_id, second = start_call(multiplexer)
     receive(multiplexer, type="rpcResult", callId=second_id, result=[1, 2])
-    assert second.done.is_set()
+    assert second.done
     assert isinstance(second.result, Raw)
     assert bytes(second.result) == b"[1, 2]"
-    assert not first.done.is_set()
+    assert not first.done
     receive(multiplexer, type="rpcResult", callId=first_id)
-    assert first.done.is_set()
+    assert first.done
     assert first.result is UNSET
     assert first.error is None
 
@@ -110,7 +144,7 @@ def test_an_error_ends_a_call_in_the_exception_that_means_it(multiplexer: Multip
     call_id, call = start_call(multiplexer)
     error = {"title": "No such model", "displayData": {"code": "generic.pathNotFound"}}
     receive(multiplexer, type="rpcError", callId=call_id, error=error)
-    assert call.done.is_set()
+    assert call.done
     assert isinstance(call.error, LMStudioModelNotFoundError)
     assert "calling tokenize failed on somewhere:1234: No such model" in str(call.error)
 
@@ -142,7 +176,7 @@ def test_a_channel_whose_packets_nobody_wants_keeps_none(multiplexer: Multiplexe
     channel.discarding = True
     receive(multiplexer, type="channelSend", channelId=channel.id, message=1)
     assert not channel.packets
-    assert channel.answered
+    assert channel.received
 
 
 def test_close_ends_a_channel_after_its_packets(multiplexer: Multiplexer) -> None:
@@ -265,7 +299,7 @@ def test_what_cannot_be_understood_is_skipped(
     assert multiplexer.receive(frame) is None
     assert "skipped a" in caplog.text
     assert len(caplog.text) < 2_000
-    assert not call.done.is_set()
+    assert not call.done
 
 
 @pytest.mark.parametrize(
@@ -286,7 +320,7 @@ def test_an_unreadable_answer_fails_the_call_that_it_names(
     assert multiplexer.receive(b'{"type": ' + rest) is None
     assert isinstance(call.error, LMStudioProtocolError)
     assert "could not understand" in str(call.error)
-    assert not other.done.is_set()
+    assert not other.done
 
 
 @pytest.mark.parametrize(
@@ -355,10 +389,10 @@ def test_a_refused_call_fails_at_once(
     channel = open_channel(multiplexer, "predict")
     same_name = open_channel(multiplexer, "tokenize")
     warn(multiplexer, warning, kind if with_kind else None)
-    assert call.done.is_set()
+    assert call.done
     assert isinstance(call.error, RefusedError)
     assert "somewhere:1234 does not understand llm.tokenize" in str(call.error)
-    assert not other.done.is_set()
+    assert not other.done
     assert not channel.ended
     assert not same_name.ended
 
@@ -377,8 +411,8 @@ def test_a_refused_channel_fails_at_once(
     assert isinstance(channel.error, RefusedError)
     assert "somewhere:1234 does not understand llm.predict" in str(channel.error)
     assert not other.ended
-    assert not call.done.is_set()
-    assert not same_name.done.is_set()
+    assert not call.done
+    assert not same_name.done
 
 
 def test_a_refusal_does_not_touch_what_was_answered(multiplexer: Multiplexer) -> None:
@@ -413,7 +447,7 @@ def test_other_warnings_end_nothing(
     _, call = start_call(multiplexer, "predict")
     warn(multiplexer, warning, kind)
     assert not channel.ended
-    assert not call.done.is_set()
+    assert not call.done
     assert multiplexer.warnings == 1
 
 
@@ -438,16 +472,126 @@ def test_a_lost_connection_ends_everything_in_errors_of_their_own(multiplexer: M
     assert all(isinstance(error, LMStudioWebsocketError) for error in errors)
     assert {str(error) for error in errors} == {"gone"}
     assert len({id(error) for error in errors}) == 4
-    assert all(call.done.is_set() for call in calls)
+    assert all(call.done for call in calls)
     assert all(channel.ended for channel in channels)
     assert multiplexer.idle
 
 
 def test_warnings_are_counted_to_leave_in_time() -> None:
-    multiplexer = Multiplexer("llm", "somewhere")
+    multiplexer = new_multiplexer()
     for _ in range(MAX_WARNINGS):
         warn(multiplexer, "Your clock is slow", None)
     assert multiplexer.warnings == MAX_WARNINGS < 5
+
+
+# Bounds
+
+
+def test_a_call_that_is_not_answered_in_time_fails() -> None:
+    clock = Clock()
+    multiplexer = new_multiplexer(clock)
+    _, first = start_call(multiplexer)
+    clock.now = 30.0
+    second_id, second = start_call(multiplexer)
+    assert multiplexer.next_deadline == 60.0
+    clock.now = 60.0
+    assert multiplexer.expire() == []
+    assert isinstance(first.error, LMStudioTimeoutError)
+    assert "did not answer for 60 s (Timeouts.call)" in str(first.error)
+    assert "last heard from 60.0 s ago and has 1 requests" in str(first.error)
+    assert not second.done
+    assert multiplexer.next_deadline == 90.0
+    receive(multiplexer, type="rpcResult", callId=second_id, result=1)
+    assert second.error is None
+    assert multiplexer.next_deadline == math.inf
+
+
+def test_a_stream_is_bounded_by_its_gaps_and_not_as_a_whole() -> None:
+    clock = Clock()
+    multiplexer = new_multiplexer(clock)
+    channel = open_channel(multiplexer)
+    for _ in range(10):
+        clock.now += 599.0
+        assert multiplexer.expire() == []
+        receive(multiplexer, type="channelSend", channelId=channel.id, message={"type": "fragment"})
+    assert not channel.ended
+    assert multiplexer.next_deadline == clock.now + 600.0
+    clock.now += 600.0
+    [cancel] = multiplexer.expire()
+    assert json.loads(cancel) == {
+        "type": "channelSend",
+        "channelId": channel.id,
+        "message": {"type": "cancel"},
+    }
+    assert isinstance(channel.error, LMStudioTimeoutError)
+    assert "sent nothing after 10 packets, the last one a 'fragment'," in str(channel.error)
+    assert multiplexer.idle
+
+
+def test_other_traffic_does_not_prolong_a_stream() -> None:
+    clock = Clock()
+    multiplexer = new_multiplexer(clock)
+    silent, busy = open_channel(multiplexer), open_channel(multiplexer)
+    clock.now = 599.0
+    receive(multiplexer, type="channelSend", channelId=busy.id, message={})
+    clock.now = 600.0
+    multiplexer.expire()
+    assert silent.error is not None
+    assert busy.error is None
+
+
+def test_what_comes_of_an_exchange_that_was_given_up_is_ignored() -> None:
+    clock = Clock()
+    multiplexer = new_multiplexer(clock)
+    call_id, call = start_call(multiplexer)
+    channel = open_channel(multiplexer)
+    clock.now = 600.0
+    multiplexer.expire()
+    receive(multiplexer, type="rpcResult", callId=call_id, result=1)
+    receive(multiplexer, type="channelSend", channelId=channel.id, message={})
+    receive(multiplexer, type="channelClose", channelId=channel.id)
+    assert isinstance(call.error, LMStudioTimeoutError)
+    assert isinstance(channel.error, LMStudioTimeoutError)
+    assert packets(channel) == []
+
+
+def test_a_stream_that_is_not_read_is_stopped_at_the_high_water_mark(
+    multiplexer: Multiplexer,
+) -> None:
+    slow, other = open_channel(multiplexer), open_channel(multiplexer)
+    chunk = "x" * 2**20
+    answers = [
+        receive(multiplexer, type="channelSend", channelId=slow.id, message=chunk)
+        for _ in range(20)
+    ]
+    cancel = {"type": "channelSend", "channelId": slow.id, "message": {"type": "cancel"}}
+    assert answers == [None] * 15 + [cancel] + [None] * 4
+    assert isinstance(slow.error, LMStudioSlowReaderError)
+    assert len(slow.packets) == 15
+    assert not other.ended
+
+
+def test_what_is_read_makes_room(multiplexer: Multiplexer) -> None:
+    channel = open_channel(multiplexer)
+
+    async def read() -> None:
+        for _ in range(100):
+            answer = receive(
+                multiplexer, type="channelSend", channelId=channel.id, message="x" * 2**20
+            )
+            assert answer is None
+            assert await channel.receive() is not None
+
+    anyio.run(read)
+
+
+def test_what_nobody_wants_any_more_takes_no_room(multiplexer: Multiplexer) -> None:
+    channel = open_channel(multiplexer)
+    channel.discard()
+    for _ in range(100):
+        receive(multiplexer, type="channelSend", channelId=channel.id, message="x" * 2**20)
+    assert not channel.ended
+    assert packets(channel) == []
 
 
 JSON = st.recursive(
@@ -475,12 +619,24 @@ FRAMES = st.fixed_dictionaries(
 
 @given(st.lists(st.binary() | (FRAMES | JSON).map(lambda frame: json.dumps(frame).encode())))
 def test_no_frames_whatever_raise(frames: list[bytes]) -> None:
-    multiplexer = Multiplexer("llm", "somewhere")
+    multiplexer = new_multiplexer()
     calls = [start_call(multiplexer)[1]]
     channels = [open_channel(multiplexer)]
     for frame in frames:
         answer = multiplexer.receive(frame)
         assert answer is None or json.loads(answer)["type"] in ("channelAck", "channelSend")
     multiplexer.fail_all(LMStudioWebsocketError("gone"))
-    assert calls[0].done.is_set()
+    assert calls[0].done
     assert channels[0].ended
+
+
+def test_a_stream_that_times_out_after_an_unreadable_packet() -> None:
+    """The error tells of the last packet, which may be anything."""
+    clock = Clock()
+    multiplexer = new_multiplexer(clock)
+    channel = open_channel(multiplexer)
+    receive(multiplexer, type="channelSend", channelId=channel.id, message=[1])
+    clock.now += 10_000
+    assert multiplexer.expire()
+    assert isinstance(channel.error, LMStudioTimeoutError)
+    assert "unreadable" in str(channel.error)

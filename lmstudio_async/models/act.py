@@ -20,16 +20,15 @@ from lmstudio_async.models.tool_calls import ToolCalls
 from lmstudio_async.models.tool_requests import assistant_message
 from lmstudio_async.models.tools import ToolFunctionDef
 from lmstudio_async.pool import Pool
+from lmstudio_async.timeouts import Bound
 from lmstudio_async.wire.kv_config import single_layer
 from lmstudio_async.wire.model_info import ModelSpecifier
 from lmstudio_async.wire.prediction import (
     AssistantMessage,
     ChatHistory,
-    FragmentPacket,
-    PredictionSuccessPacket,
-    PredictPacket,
     PredictParameter,
     PromptProcessingProgressPacket,
+    ToolCallPacket,
     ToolMessage,
 )
 from lmstudio_async.wire.prediction_config import LlmPredictionConfig, prediction_config_to_kv
@@ -54,6 +53,7 @@ class Act:
     preset: str | None
     max_rounds: int | None
     max_parallel_calls: int | None
+    bound: Bound
     callbacks: ActCallbacks
     asked: str
 
@@ -150,19 +150,14 @@ class _RoundStream(PredictionStream[str]):
     def __init__(
         self, act: Act, round_index: int, parameter: PredictParameter, calls: ToolCalls
     ) -> None:
-        request = PredictionRequest(parameter, None, response_format(None), act.asked)
+        request = PredictionRequest(parameter, None, response_format(None), act.bound, act.asked)
         super().__init__(act.pool, request, PredictionCallbacks())
         self._on_progress = act.callbacks.get("on_prompt_processing_progress")
         self._round = round_index
         self._calls = calls
 
-    async def _next_packet(self) -> PredictPacket | None:
-        while True:
-            packet = await super()._next_packet()
-            match packet:
-                case None | FragmentPacket() | PredictionSuccessPacket():
-                    return packet
-                case PromptProcessingProgressPacket():
-                    await notify(self._on_progress, packet.progress, self._round)
-                case _:
-                    await self._calls.take(packet)
+    async def _take_other(self, packet: PromptProcessingProgressPacket | ToolCallPacket) -> None:
+        if isinstance(packet, PromptProcessingProgressPacket):
+            await notify(self._on_progress, packet.progress, self._round)
+        else:
+            await self._calls.take(packet)

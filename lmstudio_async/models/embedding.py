@@ -17,17 +17,21 @@ class EmbeddingModel(ModelHandle[EmbeddingModelInstanceInfo, EmbeddingLoadModelC
     _kind = EMBEDDING_KIND
 
     @overload
-    async def embed(self, input: str) -> list[float]: ...  # type: ignore[overload-overlap]
+    async def embed(self, input: str, *, timeout: float | None = None) -> list[float]: ...  # type: ignore[overload-overlap]
     @overload
-    async def embed(self, input: Iterable[str]) -> list[list[float]]: ...
-    async def embed(self, input: str | Iterable[str]) -> list[float] | list[list[float]]:
+    async def embed(
+        self, input: Iterable[str], *, timeout: float | None = None
+    ) -> list[list[float]]: ...
+    async def embed(
+        self, input: str | Iterable[str], *, timeout: float | None = None
+    ) -> list[float] | list[list[float]]:
         """The vector of a text, or those of several, in order."""
         if isinstance(input, str):
-            return await self._embed(check_text("input", input))
-        return await self._for_each(self._embed, check_texts("input", input))
+            return await self._embed(check_text("input", input), timeout)
+        return await self._for_each(self._embed, check_texts("input", input), timeout)
 
-    async def _embed(self, text: str) -> list[float]:
+    async def _embed(self, text: str, timeout: float | None) -> list[float]:
         result: EmbeddingResult = await self._call(
-            "embedString", EmbedParameter(self._specifier, text), EmbeddingResult
+            "embedString", EmbedParameter(self._specifier, text), EmbeddingResult, timeout
         )
         return result.embedding

@@ -9,6 +9,7 @@ from lmstudio_async.arguments import check_text, check_texts
 from lmstudio_async.errors import LMStudioModelNotFoundError, LMStudioModelUnloadedError
 from lmstudio_async.models.kinds import Kind
 from lmstudio_async.models.lifecycle import Lifecycle
+from lmstudio_async.timeouts import check_timeout
 from lmstudio_async.wire.config_input import Config
 from lmstudio_async.wire.kv_config import KvConfig
 from lmstudio_async.wire.loading import (
@@ -38,6 +39,9 @@ class ModelHandle(Generic[I, C]):
     The handle names exactly this load: when the instance is gone, methods raise
     LMStudioModelUnloadedError, even if the same model has been loaded again since. It survives a
     reconnection. `info` describes the instance as of when the handle was made.
+
+    timeout: of every method that waits for the server: seconds in place of what the client's
+        `Timeouts` say, math.inf for no bound. Beyond it, LMStudioTimeoutError is raised.
     """
 
     _kind: ClassVar[Kind]
@@ -58,77 +62,91 @@ class ModelHandle(Generic[I, C]):
         """The server's opaque name for exactly this load."""
         return self.info.instance_reference
 
-    async def unload(self) -> None:
+    async def unload(self, *, timeout: float | None = None) -> None:
         """Take the instance out of memory. Does nothing if it is gone already.
 
         A scope that holds the instance has nothing left to do on exit then.
         """
-        await self._lifecycle.unload_by_handle(self._kind, self.info)
+        bound = self._pool.timeouts.bound("unload", check_timeout(timeout))
+        await self._lifecycle.unload_by_handle(self._kind, self.info, bound)
 
-    async def get_info(self) -> I:
+    async def get_info(self, *, timeout: float | None = None) -> I:
         """Ask the server for the instance's current description."""
         info: I = await self._call(
             "getModelInfo",
             FindParameter(self._specifier, throw_if_not_found=True),
             self._kind.instance_info,
+            timeout,
         )
         return info
 
-    async def get_load_config(self) -> C:
+    async def get_load_config(self, *, timeout: float | None = None) -> C:
         """The settings that the instance was loaded with."""
         kv: KvConfig = await self._call(
-            "getLoadConfig", SpecifierParameter(self._specifier), KvConfig
+            "getLoadConfig", SpecifierParameter(self._specifier), KvConfig, timeout
         )
         config: C = self._kind.config_from_kv(kv, self.info.format)
         return config
 
-    async def get_context_length(self) -> int:
+    async def get_context_length(self, *, timeout: float | None = None) -> int:
         """The length of the instance's context, in tokens."""
-        return (await self.get_info()).context_length
+        return (await self.get_info(timeout=timeout)).context_length
 
-    async def get_processing_state(self) -> ProcessingState:
+    async def get_processing_state(self, *, timeout: float | None = None) -> ProcessingState:
         """What the instance is doing, and how many requests wait for it."""
         state: ProcessingState = await self._call(
             "getInstanceProcessingState",
             FindParameter(self._specifier, throw_if_not_found=True),
             ProcessingState,
+            timeout,
         )
         return state
 
     @overload
-    async def tokenize(self, input: str) -> list[int]: ...  # type: ignore[overload-overlap]
+    async def tokenize(self, input: str, *, timeout: float | None = None) -> list[int]: ...  # type: ignore[overload-overlap]
     @overload
-    async def tokenize(self, input: Iterable[str]) -> list[list[int]]: ...
-    async def tokenize(self, input: str | Iterable[str]) -> list[int] | list[list[int]]:
+    async def tokenize(
+        self, input: Iterable[str], *, timeout: float | None = None
+    ) -> list[list[int]]: ...
+    async def tokenize(
+        self, input: str | Iterable[str], *, timeout: float | None = None
+    ) -> list[int] | list[list[int]]:
         """The tokens of a text, or of each of several, by the model's own vocabulary."""
         if isinstance(input, str):
-            return await self._tokenize(check_text("input", input))
-        return await self._for_each(self._tokenize, check_texts("input", input))
+            return await self._tokenize(check_text("input", input), timeout)
+        return await self._for_each(self._tokenize, check_texts("input", input), timeout)
 
-    async def count_tokens(self, input: str) -> int:
+    async def count_tokens(self, input: str, *, timeout: float | None = None) -> int:
         """How many tokens a text has."""
         parameter = TextParameter(self._specifier, check_text("input", input))
-        result: CountTokensResult = await self._call("countTokens", parameter, CountTokensResult)
+        result: CountTokensResult = await self._call(
+            "countTokens", parameter, CountTokensResult, timeout
+        )
         return result.token_count
 
-    async def _tokenize(self, text: str) -> list[int]:
+    async def _tokenize(self, text: str, timeout: float | None) -> list[int]:
         result: TokenizeResult = await self._call(
-            "tokenize", TextParameter(self._specifier, text), TokenizeResult
+            "tokenize", TextParameter(self._specifier, text), TokenizeResult, timeout
         )
         return result.tokens
 
-    async def _call(self, endpoint: str, parameter: object, result_type: Any) -> Any:
+    async def _call(
+        self, endpoint: str, parameter: object, result_type: Any, timeout: float | None
+    ) -> Any:
+        bound = self._pool.timeouts.bound("call", check_timeout(timeout))
         namespace = self._kind.namespace
         asked = f"{namespace}.{endpoint} on {self.identifier!r}"
         try:
-            return await self._pool.call(namespace, endpoint, parameter, result_type, asked=asked)
+            return await self._pool.call(
+                namespace, endpoint, parameter, result_type, asked=asked, bound=bound
+            )
         except LMStudioModelNotFoundError as error:
             raise LMStudioModelUnloadedError(
                 f"{error}; the instance {self.identifier!r} of this handle is gone",
                 error.server_error,
             ) from None
 
-    async def _for_each(self, call: Any, texts: list[str]) -> list[Any]:
+    async def _for_each(self, call: Any, texts: list[str], timeout: float | None) -> list[Any]:
         """Results in order; several requests in flight, the first failure cancels the others."""
         results: list[Any] = [None] * len(texts)
         todo = iter(enumerate(texts))
@@ -138,7 +156,7 @@ class ModelHandle(Generic[I, C]):
             async def work() -> None:
                 try:
                     for index, text in todo:
-                        results[index] = await call(text)
+                        results[index] = await call(text, timeout)
                 except Exception as error:  # noqa: BLE001 - raised below, outside the group
                     failures.append(error)
                     group.cancel_scope.cancel()

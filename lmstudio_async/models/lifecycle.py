@@ -31,6 +31,7 @@ from lmstudio_async.errors import (
 from lmstudio_async.models.kinds import Kind
 from lmstudio_async.models.load import Load, LoadRequest
 from lmstudio_async.pool import Pool
+from lmstudio_async.timeouts import Bound
 from lmstudio_async.wire.loading import FindParameter, UnloadModelParameter
 from lmstudio_async.wire.model_info import AnyInstanceInfo, InstanceSpecifier
 
@@ -99,9 +100,8 @@ class Lease:
 class Lifecycle:
     """All loads and all instances of one client."""
 
-    def __init__(self, pool: Pool, unload_timeout: float) -> None:
+    def __init__(self, pool: Pool) -> None:
         self.pool = pool
-        self._unload_timeout = unload_timeout
         self._instances: dict[str, Instance] = {}
         self._loads: dict[Hashable, Load] = {}
         self._running: set[Load] = set()
@@ -168,53 +168,54 @@ class Lifecycle:
             if instance.unloading and instance.kind is kind and instance.key == key:
                 await instance.unloaded.wait()
 
-    async def unload(self, instance: Instance) -> None:
+    async def unload(self, instance: Instance, bound: Bound | None = None) -> None:
         """Unload an instance if it is still there. Shielded from cancellation, and bounded."""
         if instance.unloading:
             await instance.unloaded.wait()
             return
         instance.unloading = True
-        await self.pool.backend.run_shielded(lambda: self._unload_bounded(instance))
+        bound = bound or self.pool.timeouts.bound("unload")
+        await self.pool.backend.run_shielded(lambda: self._unload_bounded(instance, bound))
 
     def unload_in_background(self, instance: Instance) -> None:
         instance.unloading = True
         self.pool.tasks.spawn(self._unload_and_log, instance)
 
-    async def unload_by_handle(self, kind: Kind, info: AnyInstanceInfo) -> None:
+    async def unload_by_handle(self, kind: Kind, info: AnyInstanceInfo, bound: Bound) -> None:
         """What `handle.unload()` does; scopes of that instance then have nothing left to do."""
         instance = self.find(info.instance_reference)
         if instance is not None:
-            await self.unload(instance)
+            await self.unload(instance, bound)
         else:
-            await self._unload_if_ours(kind, info)
+            await self._unload_within(kind, info, bound)
 
     async def aclose(self) -> list[LMStudioError]:
         """Cancel the loads under way, unload what is held, newest first, and report failures."""
         self._closed = True
+        close = self.pool.timeouts.bound("close")
+        deadline = anyio.current_time() + close.seconds
         failures: list[LMStudioError] = []
         for load in list(self._running):
             load.fail(LMStudioClientError(f"{load.request.asked}: the client was closed"))
         for instance in reversed(list(self._instances.values())):
+            bound = self.pool.timeouts.bound("unload")
+            left = deadline - anyio.current_time()
             try:
-                await self.unload(instance)
+                await self.unload(instance, bound if left > bound.seconds else Bound("close", left))
             except LMStudioError as error:
                 failures.append(error)
-        with anyio.move_on_after(self._unload_timeout):
+        with anyio.CancelScope(deadline=deadline):
             for load in list(self._running):
                 await load.ended.wait()
             for instance in list(self._instances.values()):
                 await instance.unloaded.wait()  # what those loads brought about all the same
         return failures
 
-    async def _unload_bounded(self, instance: Instance) -> None:
+    async def _unload_bounded(self, instance: Instance, bound: Bound) -> None:
         try:
-            with anyio.fail_after(self._unload_timeout):
-                await self._unload_if_ours(instance.kind, instance.info)
-        except TimeoutError as error:
-            raise LMStudioTimeoutError(
-                f"unloading {instance.info.identifier!r} on {self.pool.server} took more than "
-                f"{self._unload_timeout:g} s; if it stays, its TTL or `lms unload` frees it"
-            ) from error
+            await self._unload_within(instance.kind, instance.info, bound)
+            for load in self._running:
+                load.gone.add(instance.info.instance_reference)
         except anyio.get_cancelled_exc_class():
             # Only asyncio.run() gets through the shield, at its end; the default client, which is
             # closed after that, tries again.
@@ -227,18 +228,30 @@ class Lifecycle:
 
     async def _unload_and_log(self, instance: Instance) -> None:
         try:
-            await self._unload_bounded(instance)
+            await self._unload_bounded(instance, self.pool.timeouts.bound("unload"))
         except LMStudioError as error:
             _logger.error("%r was left loaded: %s", instance.info.identifier, error)
 
-    async def _unload_if_ours(self, kind: Kind, info: AnyInstanceInfo) -> None:
+    async def _unload_within(self, kind: Kind, info: AnyInstanceInfo, bound: Bound) -> None:
         try:
-            await self._find_and_unload(kind, info)
-        except LMStudioWebsocketError:
-            # Whether the server got it is unknown; looking again tells.
-            await self._find_and_unload(kind, info)
+            with anyio.fail_after(bound.seconds):
+                try:
+                    await self._find_and_unload(kind, info, bound)
+                except LMStudioWebsocketError:
+                    # Whether the server got it is unknown; looking again tells.
+                    await self._find_and_unload(kind, info, bound)
+        except LMStudioTimeoutError:
+            raise
+        except TimeoutError as error:
+            raise LMStudioTimeoutError(
+                f"unloading {info.identifier!r} on {self.pool.server} took more than "
+                f"{bound.seconds:g} s (Timeouts.{bound.name}); if it stays, its TTL or "
+                "`lms unload` frees it",
+                bound.name,
+                bound.seconds,
+            ) from error
 
-    async def _find_and_unload(self, kind: Kind, info: AnyInstanceInfo) -> None:
+    async def _find_and_unload(self, kind: Kind, info: AnyInstanceInfo, bound: Bound) -> None:
         # The server unloads by identifier, which may name another instance by now.
         specifier = InstanceSpecifier(info.instance_reference)
         try:
@@ -248,15 +261,20 @@ class Lifecycle:
                 FindParameter(specifier, throw_if_not_found=False),
                 kind.instance_info | None,
                 asked=f"looking up {info.identifier!r}",
+                bound=bound,
             )
             if found is None:
                 return
-            await self.unload_identifier(kind, found.identifier, found.device_identifier)
+            await self.unload_identifier(kind, found.identifier, bound, found.device_identifier)
         except (LMStudioModelNotFoundError, LMStudioModelUnloadedError):
             return  # gone in the meantime, which is as good
 
     async def unload_identifier(
-        self, kind: Kind, identifier: str, device_identifier: str | None = None
+        self,
+        kind: Kind,
+        identifier: str,
+        bound: Bound,
+        device_identifier: str | None = None,
     ) -> None:
         """Unload whatever this identifier names."""
         parameter = UnloadModelParameter(identifier)
@@ -268,6 +286,7 @@ class Lifecycle:
             parameter,
             None,
             asked=f"unloading {identifier!r}",
+            bound=bound,
             read_only=False,
         )
 

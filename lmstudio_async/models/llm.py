@@ -21,6 +21,7 @@ from lmstudio_async.models.prediction import (
 from lmstudio_async.models.response_format import ResponseFormat, response_format
 from lmstudio_async.models.tool_requests import ToolCallRequestError, ToolCallRequestInfo
 from lmstudio_async.models.tools import ToolDefinition, tools_by_name
+from lmstudio_async.timeouts import check_timeout
 from lmstudio_async.wire.config_input import parse_config
 from lmstudio_async.wire.kv_config import (
     KvConfig,
@@ -66,11 +67,15 @@ _BARE_TEMPLATE = {
 }
 
 
+_NO_CALLBACKS = PredictionCallbacks()
+
+
 class PredictionOptions(TypedDict, total=False):
     """What every prediction takes.
 
     config: settings of this prediction, such as {"temperature": 0.2, "maxTokens": 100}.
     preset: name of a preset of settings on the server.
+    timeout: most seconds between two words of the server, in place of `Timeouts.prediction`.
     on_message: called with the finished answer, as a message for the chat.
     on_first_token: called when the first fragment comes.
     on_prediction_fragment: called with each fragment.
@@ -85,6 +90,7 @@ class PredictionOptions(TypedDict, total=False):
 
     config: LlmPredictionConfig | Mapping[str, Any] | None
     preset: str | None
+    timeout: float | None
     on_message: Callable[[AssistantMessage], object] | None
     on_first_token: Callable[[], object] | None
     on_prediction_fragment: Callable[[LlmPredictionFragment], object] | None
@@ -255,6 +261,7 @@ class LLM(ModelHandle[LlmInstanceInfo, LlmLoadModelConfig]):
         max_parallel_tool_calls: int | None = 1,
         config: LlmPredictionConfig | Mapping[str, Any] | None = None,
         preset: str | None = None,
+        timeout: float | None = None,
         **callbacks: Unpack[ActCallbacks],
     ) -> ActResult:
         """Let the model answer, and call tools for it, round by round until it needs none.
@@ -265,7 +272,7 @@ class LLM(ModelHandle[LlmInstanceInfo, LlmLoadModelConfig]):
         tools: functions with a docstring and annotations, or `ToolFunctionDef`s.
         max_prediction_rounds: in the last of them, the model gets no tools.
         max_parallel_tool_calls: how many calls may run at once, None for any number.
-        config, preset: as in `respond`.
+        config, preset, timeout: as in `respond`; they hold for each round.
         callbacks: as in `ActCallbacks`.
         """
         check_callbacks(callbacks)
@@ -280,6 +287,7 @@ class LLM(ModelHandle[LlmInstanceInfo, LlmLoadModelConfig]):
             preset=None if preset is None else check_key("preset", preset),
             max_rounds=check_count("max_prediction_rounds", max_prediction_rounds),
             max_parallel_calls=check_count("max_parallel_tool_calls", max_parallel_tool_calls),
+            bound=self._pool.timeouts.bound("prediction", check_timeout(timeout)),
             callbacks=callbacks,
             asked=f"a response of {self.identifier!r}",
         )
@@ -291,6 +299,7 @@ class LLM(ModelHandle[LlmInstanceInfo, LlmLoadModelConfig]):
         *,
         omit_bos_token: bool | None = None,
         omit_eos_token: bool | None = None,
+        timeout: float | None = None,
     ) -> str:
         """The prompt that the model would see for a chat."""
         parameter = ApplyPromptTemplateParameter(
@@ -302,22 +311,36 @@ class LLM(ModelHandle[LlmInstanceInfo, LlmLoadModelConfig]):
             ),
         )
         result: ApplyPromptTemplateResult = await self._call(
-            "applyPromptTemplate", parameter, ApplyPromptTemplateResult
+            "applyPromptTemplate", parameter, ApplyPromptTemplateResult, timeout
         )
         return result.formatted
 
-    async def get_base_prediction_config(self) -> LlmPredictionConfig:
+    async def get_base_prediction_config(
+        self, *, timeout: float | None = None
+    ) -> LlmPredictionConfig:
         """The settings that a prediction has where it does not choose its own."""
         kv: KvConfig = await self._call(
-            "getBasePredictionConfig", BasePredictionConfigParameter(self._specifier), KvConfig
+            "getBasePredictionConfig",
+            BasePredictionConfigParameter(self._specifier),
+            KvConfig,
+            timeout,
         )
         return prediction_config_from_kv(kv)
 
-    async def preload_draft_model(self, draft_model_key: str) -> None:
-        """Load a model for speculative decoding now rather than with the first prediction."""
+    async def preload_draft_model(
+        self, draft_model_key: str, *, timeout: float | None = None
+    ) -> None:
+        """Load a model for speculative decoding now rather than with the first prediction.
+
+        timeout: most seconds for it, in place of `Timeouts.prediction`, since it is that long that
+            the first prediction would wait for it.
+        """
         key = check_key("draft_model_key", draft_model_key)
         await self._call(
-            "preloadDraftModel", PreloadDraftModelParameter(self._specifier, key), None
+            "preloadDraftModel",
+            PreloadDraftModelParameter(self._specifier, key),
+            None,
+            self._pool.timeouts.prediction if timeout is None else timeout,
         )
 
     def _predict_parameter(self, history: ChatHistory, settings: "_Settings") -> PredictParameter:
@@ -335,7 +358,8 @@ class LLM(ModelHandle[LlmInstanceInfo, LlmLoadModelConfig]):
         parameter: PredictParameter | CompleteRawTextParameter,
         fallback: PredictParameter | None = None,
     ) -> PredictionStream[Any]:
-        request = PredictionRequest(parameter, fallback, settings.format, asked)
+        bound = self._pool.timeouts.bound("prediction", settings.timeout)
+        request = PredictionRequest(parameter, fallback, settings.format, bound, asked)
         return PredictionStream(self._pool, request, settings.callbacks)
 
 
@@ -355,9 +379,10 @@ class _Settings:
         self.kv = prediction_config_to_kv(config)
         preset = options.get("preset")
         self.preset = None if preset is None else check_key("preset", preset)
+        self.timeout = check_timeout(options.get("timeout"))
         callbacks: dict[str, Any] = {
             name: value for name, value in options.items() if name.startswith("on_")
         }
         for name, value in callbacks.items():
             check_callback(name, value)
-        self.callbacks = PredictionCallbacks(**callbacks)
+        self.callbacks = PredictionCallbacks(**callbacks) if callbacks else _NO_CALLBACKS

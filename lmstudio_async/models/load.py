@@ -13,10 +13,12 @@ from lmstudio_async.errors import (
     LMStudioChannelClosedError,
     LMStudioClientError,
     LMStudioError,
+    LMStudioTimeoutError,
     LMStudioWebsocketError,
 )
 from lmstudio_async.models.kinds import Kind
 from lmstudio_async.pool import OpenChannel
+from lmstudio_async.timeouts import Bound
 from lmstudio_async.wire.loading import (
     AlreadyLoadedPacket,
     CancelPacket,
@@ -47,12 +49,13 @@ _RECOVERY_TIMEOUT = 30.0
 @dataclass(frozen=True)
 class LoadRequest:
     """What to load. `shared_key` is what concurrent requests for the same have in common; a
-    request without one is never shared."""
+    request without one is never shared. `bound` limits the server's silence."""
 
     kind: Kind
     key: str
     parameter: GetOrLoadParameter | LoadModelParameter
     shared_key: Hashable | None
+    bound: Bound
     asked: str
 
     @property
@@ -64,7 +67,7 @@ class Load:
     """A load runs in a task of its own, since it belongs to all who wait for it.
 
     `over`: too late to join. `ended`: the clean-up after it, if it was cancelled or cut off, is
-    done too.
+    done too. `gone`: what scopes have unloaded meanwhile; the server may have named it before.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Load:
         self.request = request
         self.over = False
         self.ended = Event()
+        self.gone: set[str] = set()
         self._lifecycle = lifecycle
         self._previous = previous
         self._waiting = 0
@@ -118,21 +122,25 @@ class Load:
         """The load itself, and what has to be put right after it."""
         channel = None
         try:
-            with self._scope:
-                await self._wait_for_previous()
-                while True:
-                    channel = await self._new_channel()
-                    await channel.open()
-                    info, loaded_here = await self._follow(channel)
-                    instance = self._lifecycle.find(info.instance_reference)
-                    if instance is None or not instance.unloading:
-                        break
-                    # A scope of ours was just unloading what the server called loaded.
-                    await instance.unloaded.wait()
-                self._succeed(info, loaded_here)
+            try:
+                with self._scope:
+                    await self._wait_for_previous()
+                    while True:
+                        channel = await self._new_channel()
+                        await channel.open()
+                        info, loaded_here = await self._follow(channel)
+                        instance = self._lifecycle.find(info.instance_reference)
+                        if instance is not None and instance.unloading:
+                            # A scope of ours was just unloading what the server called loaded.
+                            await instance.unloaded.wait()
+                        elif info.instance_reference not in self.gone:
+                            break
+                    self._succeed(info, loaded_here)
+            except LMStudioTimeoutError as error:
+                self._finish(error)
             if self._info is None and channel is not None:
                 await self._retract(channel)
-        except LMStudioWebsocketError as error:
+        except (LMStudioWebsocketError, LMStudioTimeoutError) as error:
             self._lost = True
             self._finish(error)
             await self._recover()
@@ -157,12 +165,12 @@ class Load:
     async def _new_channel(self) -> OpenChannel:
         request = self.request
         return await self._lifecycle.pool.channel(
-            request.kind.namespace, request.endpoint, request.parameter, request.asked
+            request.kind.namespace, request.endpoint, request.parameter, request.asked, None
         )
 
     async def _follow(self, channel: OpenChannel) -> tuple[AnyInstanceInfo, bool]:
         """Read the channel up to the instance, and whether this load brought it about."""
-        while (packet := await channel.receive(self.request.kind.packets)) is not None:
+        while (packet := await self._receive(channel)) is not None:
             match packet:
                 case SuccessPacket() | LoadSuccessPacket():
                     return packet.info, True
@@ -190,6 +198,18 @@ class Load:
         raise LMStudioChannelClosedError(
             f"{self.request.asked}: {self._lifecycle.pool.server} ended the load without a result; "
             "somebody may have cancelled it there"
+        )
+
+    async def _receive(self, channel: OpenChannel) -> Any:
+        bound = self.request.bound
+        with anyio.move_on_after(bound.seconds):
+            return await channel.receive(self.request.kind.packets)
+        where = f"at {self._progress[-1]:.0%}" if self._progress else "before it began"
+        raise LMStudioTimeoutError(
+            f"{self.request.asked}: {self._lifecycle.pool.server} said nothing of the load for "
+            f"{bound.seconds:g} s (Timeouts.load), {where}",
+            bound.name,
+            bound.seconds,
         )
 
     def _is_left_over(self, info: AnyInstanceInfo) -> bool:
@@ -245,7 +265,7 @@ class Load:
     async def _retract(self, channel: OpenChannel) -> None:
         """Nobody waits any more: cancel the load, and unload what comes of it all the same."""
         await channel.send(CancelPacket())
-        while (packet := await channel.receive(self.request.kind.packets)) is not None:
+        while (packet := await self._receive(channel)) is not None:
             if isinstance(packet, SuccessPacket | LoadSuccessPacket):
                 instance = self._lifecycle.adopt(self.request, packet.info)
                 self._lifecycle.unload_in_background(instance)
@@ -256,6 +276,7 @@ class Load:
         if self._identifier is None:
             return
         kind = self.request.kind
+        bound = self._lifecycle.pool.timeouts.bound("unload")
         query = QuerySpecifier(ModelQuery(identifier=self._identifier))
         with self._recovery, anyio.move_on_after(_RECOVERY_TIMEOUT):
             while True:
@@ -265,9 +286,10 @@ class Load:
                         "getModelInfo",
                         FindParameter(query, throw_if_not_found=False),
                         kind.instance_info | None,
+                        bound=bound,
                     )
                     if found is not None:
-                        await self._lifecycle.unload_identifier(kind, self._identifier)
+                        await self._lifecycle.unload_identifier(kind, self._identifier, bound)
                         return
                 except LMStudioError as error:
                     _logger.warning("after a lost connection: %s", error)

@@ -1,6 +1,7 @@
 """A prediction while it runs, and its result."""
 
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import dataclass
 from functools import partial
@@ -8,6 +9,7 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import msgspec
+from msgspec import Raw
 
 from lmstudio_async.errors import (
     LMStudioChannelClosedError,
@@ -23,6 +25,8 @@ from lmstudio_async.models.tool_requests import (
     assistant_message,
 )
 from lmstudio_async.pool import OpenChannel, Pool
+from lmstudio_async.timeouts import Bound
+from lmstudio_async.wire import messages
 from lmstudio_async.wire.load_config import LlmLoadModelConfig, llm_load_config_from_kv
 from lmstudio_async.wire.loading import CancelPacket
 from lmstudio_async.wire.model_info import LlmInstanceInfo
@@ -47,6 +51,10 @@ _logger = logging.getLogger("lmstudio_async")
 _PACKETS: "msgspec.json.Decoder[PredictPacket | ToolCallPacket]" = msgspec.json.Decoder(
     PredictPacket | ToolCallPacket
 )
+
+
+# What a stream that has not begun holds of its channel.
+_NOTHING: deque[Raw] = deque(maxlen=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,13 +94,15 @@ class PredictionCallbacks(ToolCallCallbacks):
     on_prompt_processing_progress: Callable[[float], object] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PredictionRequest(Generic[T]):
-    """What to predict. `fallback` is asked for where the server does not know `parameter`."""
+    """What to predict. `fallback` is asked for where the server does not know `parameter`.
+    `bound` limits the time between two packets."""
 
     parameter: PredictParameter | CompleteRawTextParameter
     fallback: PredictParameter | None
     format: ResponseFormat[T]
+    bound: Bound
     asked: str
 
 
@@ -104,6 +114,22 @@ class PredictionStream(Generic[T]):
     generation on the server. `async with` does so at the latest when the block is left.
     """
 
+    # Few and small: a server may have thousands of streams open.
+    __slots__ = (
+        "__weakref__",
+        "_callbacks",
+        "_channel",
+        "_ended",
+        "_fragments",
+        "_pool",
+        "_request",
+        "_result",
+        "_starting",
+        "_success",
+        "_tool_calls",
+        "_unread",
+    )
+
     def __init__(
         self, pool: Pool, request: PredictionRequest[T], callbacks: PredictionCallbacks
     ) -> None:
@@ -111,12 +137,12 @@ class PredictionStream(Generic[T]):
         self._request = request
         self._callbacks = callbacks
         self._channel: OpenChannel | None = None
+        self._unread: deque[Raw] = _NOTHING
         self._fragments: list[LlmPredictionFragment] = []
+        self._tool_calls: ToolCallRequests | None = None
         self._success: PredictionSuccessPacket | None = None
         self._result: PredictionResult[T] | None = None
-        # No method of this object: it would hold itself, and dropping it would go unnoticed.
-        self._notify = partial(_notify, request.asked)
-        self._tool_calls = ToolCallRequests(callbacks, self._notify, pool.server)
+        self._starting = False
         self._ended = False
 
     def __await__(self) -> Generator[Any, None, "PredictionStream[T]"]:
@@ -137,7 +163,7 @@ class PredictionStream(Generic[T]):
         return _Iterator(self)
 
     async def __anext__(self) -> LlmPredictionFragment:
-        fragment = await self.next_fragment()
+        fragment = self._next_unread() or await self.next_fragment()
         if fragment is None:
             raise StopAsyncIteration
         return fragment
@@ -172,17 +198,26 @@ class PredictionStream(Generic[T]):
 
     async def wait_for_result(self) -> PredictionResult[T]:
         """Wait for the end and return the result. Raises what `result` does."""
-        while await self.next_fragment() is not None:
+        while self._next_unread() or await self.next_fragment():
             pass
         return self.result()
 
     async def next_fragment(self) -> LlmPredictionFragment | None:
         """The next fragment, None at the end. Raises LMStudioServerError if the server fails."""
         try:
-            await self._start()
-            if self._ended:
-                return None
-            return await self._receive()
+            if self._channel is None:
+                await self._start()
+            while not self._ended and self._channel is not None:
+                fragment = self._next_unread()
+                if fragment is None and (self._unread or self._channel.ended):
+                    fragment = await self._receive(self._channel)
+                if fragment is not None:
+                    return fragment
+                if not (self._unread or self._ended or self._channel.ended):
+                    await self._channel.arrival()
+            return None
+        except LMStudioRuntimeError:
+            raise  # another task is reading, and goes on doing so
         except LMStudioModelNotFoundError as error:
             self.abandon()
             raise LMStudioModelUnloadedError(str(error), error.server_error) from None
@@ -202,63 +237,98 @@ class PredictionStream(Generic[T]):
 
     async def _start(self) -> "PredictionStream[T]":
         if self._channel is None and not self._ended:
-            parameter, fallback = self._request.parameter, self._request.fallback
-            if fallback is not None and "completeRawText" in self._pool.unsupported:
-                parameter = fallback
-            await self._open(parameter)
+            if self._starting:
+                raise LMStudioRuntimeError(
+                    f"{self._request.asked}: another task is starting this stream"
+                )
+            self._starting = True
+            try:
+                await self._open()
+            finally:
+                self._starting = False
         return self
 
-    async def _open(self, parameter: PredictParameter | CompleteRawTextParameter) -> None:
+    async def _open(self) -> None:
+        request = self._request
+        parameter = request.parameter
+        if request.fallback is not None and "completeRawText" in self._pool.unsupported:
+            parameter = request.fallback
         endpoint = "predict" if isinstance(parameter, PredictParameter) else "completeRawText"
-        self._channel = await self._pool.channel("llm", endpoint, parameter, self._request.asked)
+        channel = self._channel = await self._pool.channel(
+            "llm", endpoint, parameter, request.asked, request.bound
+        )
+        self._unread = channel.unread
         try:
-            await self._channel.open()
+            await channel.open()
         except BaseException:
             self.abandon()
             raise
 
-    async def _receive(self) -> LlmPredictionFragment | None:
-        while (packet := await self._next_packet()) is not None:
-            match packet:
-                case FragmentPacket():
-                    return self._take(packet.fragment)
-                case PromptProcessingProgressPacket():
-                    self._notify(self._callbacks.on_prompt_processing_progress, packet.progress)
-                case PredictionSuccessPacket():
-                    self._finish(packet)
-                    return None
-                case _:
-                    self._tool_calls.take(packet)
-        self._ended = True
-        raise LMStudioChannelClosedError(
-            f"{self._request.asked}: {self._pool.server} ended the prediction without a result"
-        )
-
-    async def _next_packet(self) -> PredictPacket | ToolCallPacket | None:
-        assert self._channel is not None
+    def _next_unread(self) -> LlmPredictionFragment | None:
+        """The next fragment if it is here already: that spares each of most two coroutines."""
+        if not self._unread or self._ended:
+            return None
         try:
-            return await self._channel.receive(_PACKETS)
+            packet = _PACKETS.decode(self._unread[0])
+        except messages.DECODE_ERRORS:
+            return None
+        if type(packet) is not FragmentPacket:
+            return None
+        self._unread.popleft()
+        return self._take(packet.fragment)
+
+    async def _receive(self, channel: OpenChannel) -> LlmPredictionFragment | None:
+        """Take in what is more than a fragment that is here already."""
+        try:
+            packet = await channel.receive(_PACKETS)
         except LMStudioProtocolError as error:
             if not error.refused or self._request.fallback is None or self._fragments:
                 raise
-        # An older server. It is not asked again for what it does not know.
-        self._pool.unsupported.add("completeRawText")
-        await self._open(self._request.fallback)
-        return await self._channel.receive(_PACKETS)
+            # An older server. It is not asked again for what it does not know.
+            self._pool.unsupported.add("completeRawText")
+            await self._open()
+            return None
+        match packet:
+            case FragmentPacket():
+                return self._take(packet.fragment)
+            case PredictionSuccessPacket():
+                self._finish(packet)
+            case None:
+                self._ended = True
+                raise LMStudioChannelClosedError(
+                    f"{self._request.asked}: {self._pool.server} ended the prediction without a "
+                    "result"
+                )
+            case _:
+                await self._take_other(packet)
+        return None
+
+    async def _take_other(self, packet: PromptProcessingProgressPacket | ToolCallPacket) -> None:
+        if isinstance(packet, PromptProcessingProgressPacket):
+            self._notify(self._callbacks.on_prompt_processing_progress, packet.progress)
+            return
+        if self._tool_calls is None:
+            # With no method of this object: it would hold itself, and dropping it would go
+            # unnoticed.
+            notify = partial(_notify, self._request.asked)
+            self._tool_calls = ToolCallRequests(self._callbacks, notify, self._pool.server)
+        self._tool_calls.take(packet)
 
     def _take(self, fragment: LlmPredictionFragment) -> LlmPredictionFragment:
-        if not self._fragments:
-            self._notify(self._callbacks.on_first_token)
+        callbacks = self._callbacks
+        if not self._fragments and callbacks.on_first_token is not None:
+            self._notify(callbacks.on_first_token)
         self._fragments.append(fragment)
-        self._notify(self._callbacks.on_prediction_fragment, fragment)
+        if callbacks.on_prediction_fragment is not None:
+            self._notify(callbacks.on_prediction_fragment, fragment)
         return fragment
 
     def _finish(self, packet: PredictionSuccessPacket) -> None:
         self._ended = True
         self._success = packet
         if self._callbacks.on_message is not None:
-            message = assistant_message(self._answer(), self._tool_calls.finished)
-            self._notify(self._callbacks.on_message, message)
+            requests = () if self._tool_calls is None else self._tool_calls.finished
+            self._notify(self._callbacks.on_message, assistant_message(self._answer(), requests))
 
     def _build_result(self, success: PredictionSuccessPacket) -> PredictionResult[T]:
         answer = self._answer()
@@ -275,6 +345,9 @@ class PredictionStream(Generic[T]):
             non_reasoning_content=answer,
         )
 
+    def _notify(self, callback: Callable[..., object] | None, *args: object) -> None:
+        _notify(self._request.asked, callback, *args)
+
     def _answer(self) -> str:
         return self._text(lambda fragment: fragment.reasoning_type == "none")
 
@@ -285,6 +358,8 @@ class PredictionStream(Generic[T]):
 class _Iterator:
     """`async for` drops its iterator when it is left by `break`: that ends the prediction."""
 
+    __slots__ = ("_stream",)
+
     def __init__(self, stream: PredictionStream[Any]) -> None:
         self._stream = stream
 
@@ -292,7 +367,10 @@ class _Iterator:
         return self
 
     async def __anext__(self) -> LlmPredictionFragment:
-        return await self._stream.__anext__()
+        fragment = self._stream._next_unread() or await self._stream.next_fragment()
+        if fragment is None:
+            raise StopAsyncIteration
+        return fragment
 
     def __del__(self) -> None:
         self._stream.abandon()

@@ -34,10 +34,13 @@ class ResponseFormat(Generic[T]):
     parse: Callable[[str], T]
 
 
+_TEXT: ResponseFormat[str] = ResponseFormat(None, str)
+
+
 def response_format(given: Any) -> ResponseFormat[Any]:
     """The response format that a user means. Raises LMStudioTypeError or LMStudioValueError."""
     if given is None:
-        return ResponseFormat(None, str)
+        return _TEXT
     if isinstance(given, Mapping):
         return _from_mapping(given)
     if not isinstance(given, type) and not is_typeddict(given):

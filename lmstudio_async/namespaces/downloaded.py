@@ -13,6 +13,7 @@ from lmstudio_async.models.llm import LLM
 from lmstudio_async.models.scope import ModelScope
 from lmstudio_async.namespaces.model_namespace import DEFAULT_TTL, ModelNamespace
 from lmstudio_async.pool import Pool
+from lmstudio_async.timeouts import check_timeout
 from lmstudio_async.wire.config_input import Config
 from lmstudio_async.wire.load_config import EmbeddingLoadModelConfig, LlmLoadModelConfig
 from lmstudio_async.wire.model_info import AnyModelInfo, EmbeddingModelInfo, LlmInfo
@@ -52,10 +53,15 @@ class DownloadedModel(Generic[I, H, C]):
         ttl: float | None = DEFAULT_TTL,
         config: C | Mapping[str, Any] | None = None,
         on_load_progress: Callable[[float], object] | None = None,
+        timeout: float | None = None,
     ) -> ModelScope[H]:
         """Get this model, loading it if it is not loaded. As the namespace's `model`."""
         return self._namespace.model(
-            self.model_key, ttl=ttl, config=config, on_load_progress=on_load_progress
+            self.model_key,
+            ttl=ttl,
+            config=config,
+            on_load_progress=on_load_progress,
+            timeout=timeout,
         )
 
     def load_new_instance(
@@ -65,6 +71,7 @@ class DownloadedModel(Generic[I, H, C]):
         ttl: float | None = DEFAULT_TTL,
         config: C | Mapping[str, Any] | None = None,
         on_load_progress: Callable[[float], object] | None = None,
+        timeout: float | None = None,
     ) -> ModelScope[H]:
         """Load another instance of this model. As the namespace's `load_new_instance`."""
         return self._namespace.load_new_instance(
@@ -73,6 +80,7 @@ class DownloadedModel(Generic[I, H, C]):
             ttl=ttl,
             config=config,
             on_load_progress=on_load_progress,
+            timeout=timeout,
         )
 
     def __repr__(self) -> str:
@@ -92,9 +100,12 @@ class DownloadedEmbeddingModel(
 _ENTRY: "msgspec.json.Decoder[AnyModelInfo]" = msgspec.json.Decoder(LlmInfo | EmbeddingModelInfo)
 
 
-async def list_model_infos(pool: Pool) -> list[AnyModelInfo]:
+async def list_model_infos(pool: Pool, timeout: float | None) -> list[AnyModelInfo]:
     """What the server has on disk, without the kinds of models that this SDK does not know."""
-    entries: list[Raw] = await pool.call("system", "listDownloadedModels", UNSET, list[Raw])
+    bound = pool.timeouts.bound("call", check_timeout(timeout))
+    entries: list[Raw] = await pool.call(
+        "system", "listDownloadedModels", UNSET, list[Raw], bound=bound
+    )
     infos = []
     for entry in entries:
         try:

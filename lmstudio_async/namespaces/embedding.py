@@ -16,9 +16,11 @@ class EmbeddingNamespace(
     _kind = EMBEDDING_KIND
     _handle = EmbeddingModel
 
-    async def list_downloaded(self) -> list[DownloadedEmbeddingModel]:
+    async def list_downloaded(
+        self, *, timeout: float | None = None
+    ) -> list[DownloadedEmbeddingModel]:
         """The embedding models on the server's disk."""
-        infos = await list_model_infos(self._pool)
+        infos = await list_model_infos(self._pool, timeout)
         return [
             DownloadedEmbeddingModel(info, self)
             for info in infos

@@ -7,6 +7,7 @@ from anyio import Event
 from lmstudio_async.errors import LMStudioError
 from lmstudio_async.namespaces.local_file import LocalFile, LocalFileInput, read_local_file
 from lmstudio_async.pool import Pool
+from lmstudio_async.timeouts import Bound, check_timeout
 from lmstudio_async.wire.files import UploadedFile, UploadFileParameter
 from lmstudio_async.wire.prediction import FilePart
 
@@ -21,7 +22,9 @@ class FilesNamespace:
         self._uploading: dict[object, _Upload] = {}
         self._connection: object = None
 
-    async def prepare_image(self, src: LocalFileInput, name: str | None = None) -> FilePart:
+    async def prepare_image(
+        self, src: LocalFileInput, name: str | None = None, *, timeout: float | None = None
+    ) -> FilePart:
         """Give an image to the server. Returns a handle for chats.
 
         The same content is sent only once, also if several tasks ask at the same time. The server
@@ -30,14 +33,17 @@ class FilesNamespace:
         src: the path of a file, a binary file object, which is read from where it stands to its
             end, or bytes. At most 64 MiB.
         name: what to call it; None takes the name of the file, or makes one up.
+        timeout: most seconds for the server's answer, in place of `Timeouts.call`.
 
         Raises LMStudioFileNotFoundError or LMStudioOSError for what cannot be read,
         LMStudioTypeError or LMStudioValueError for what cannot be an image.
         """
         file = await read_local_file(src, name)
-        return await self._give(file, file.digest)
+        return await self._give(file, file.digest, timeout)
 
-    async def prepare_file(self, src: LocalFileInput, name: str | None = None) -> FilePart:
+    async def prepare_file(
+        self, src: LocalFileInput, name: str | None = None, *, timeout: float | None = None
+    ) -> FilePart:
         """Give a file of any kind to the server. As `prepare_image`.
 
         Which kinds a model can use in a chat is up to the server; `file_type` of the returned
@@ -45,10 +51,11 @@ class FilesNamespace:
         """
         file = await read_local_file(src, name)
         # What it is taken for may depend on how its name ends.
-        return await self._give(file, (file.digest, file.name.rpartition(".")[2].lower()))
+        return await self._give(file, (file.digest, file.name.rpartition(".")[2].lower()), timeout)
 
-    async def _give(self, file: LocalFile, key: object) -> FilePart:
-        uploaded = await self._find_or_upload(file, key)
+    async def _give(self, file: LocalFile, key: object, timeout: float | None) -> FilePart:
+        bound = self._pool.timeouts.bound("call", check_timeout(timeout))
+        uploaded = await self._find_or_upload(file, key, bound)
         return FilePart(
             name=file.name,
             identifier=uploaded.identifier,
@@ -56,19 +63,19 @@ class FilesNamespace:
             file_type=uploaded.file_type,
         )
 
-    async def _find_or_upload(self, file: LocalFile, key: object) -> UploadedFile:
+    async def _find_or_upload(self, file: LocalFile, key: object, bound: Bound) -> UploadedFile:
         while True:
             self._forget_if_disconnected()
             if key in self._uploaded:
                 return self._uploaded[key]
             upload = self._uploading.get(key)
             if upload is None:
-                return await self._upload(file, key)
+                return await self._upload(file, key, bound)
             await upload.ended.wait()
             if upload.error is not None:
                 raise copy(upload.error) from upload.error.__cause__
 
-    async def _upload(self, file: LocalFile, key: object) -> UploadedFile:
+    async def _upload(self, file: LocalFile, key: object, bound: Bound) -> UploadedFile:
         """Upload on behalf of everybody who waits for this content."""
         upload = self._uploading[key] = _Upload()
         try:
@@ -78,6 +85,7 @@ class FilesNamespace:
                 UploadFileParameter(file.name, file.content),
                 UploadedFile,
                 asked=f"the upload of {file.name!r}",
+                bound=bound,
             )
             self._forget_if_disconnected()
             self._uploaded[key] = uploaded

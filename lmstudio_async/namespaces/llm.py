@@ -14,7 +14,7 @@ class LlmNamespace(ModelNamespace[LlmInstanceInfo, LLM, LlmLoadModelConfig]):
     _kind = LLM_KIND
     _handle = LLM
 
-    async def list_downloaded(self) -> list[DownloadedLlm]:
+    async def list_downloaded(self, *, timeout: float | None = None) -> list[DownloadedLlm]:
         """The LLMs on the server's disk."""
-        infos = await list_model_infos(self._pool)
+        infos = await list_model_infos(self._pool, timeout)
         return [DownloadedLlm(info, self) for info in infos if isinstance(info, LlmInfo)]

@@ -12,6 +12,7 @@ from lmstudio_async.models.kinds import Kind
 from lmstudio_async.models.lifecycle import Lease, Lifecycle
 from lmstudio_async.models.load import LoadRequest
 from lmstudio_async.models.scope import ModelScope
+from lmstudio_async.timeouts import Bound, check_timeout
 from lmstudio_async.wire.config_input import Config, parse_config
 from lmstudio_async.wire.kv_config import KvConfigStack, single_layer
 from lmstudio_async.wire.loading import (
@@ -40,7 +41,11 @@ DEFAULT_TTL = 3600
 
 
 class ModelNamespace(Generic[I, H, C]):
-    """Models of one kind: load, find, list and unload them."""
+    """Models of one kind: load, find, list and unload them.
+
+    timeout: of every method that waits for the server: seconds in place of what the client's
+        `Timeouts` say, math.inf for no bound. Beyond it, LMStudioTimeoutError is raised.
+    """
 
     _kind: ClassVar[Kind]
     _handle: ClassVar[type[Any]]
@@ -58,6 +63,7 @@ class ModelNamespace(Generic[I, H, C]):
         config: C | Mapping[str, Any] | None = None,
         on_load_progress: Callable[[float], object] | None = None,
         device_identifier: str | None = None,
+        timeout: float | None = None,
     ) -> ModelScope[H]:
         """Get a model, loading it if it is not loaded. Await the result, or enter it as a scope.
 
@@ -70,6 +76,8 @@ class ModelNamespace(Generic[I, H, C]):
         config: settings to load it with.
         on_load_progress: called with the share that is loaded, 0 to 1; an exception is logged.
         device_identifier: the machine to load it on, where LM Studio is linked to several.
+        timeout: most seconds between two words of the server about the load, in place of
+            `Timeouts.load`; without a key, for its answer, in place of `Timeouts.call`.
 
         Raises LMStudioModelNotFoundError if there is no such model.
         """
@@ -79,7 +87,8 @@ class ModelNamespace(Generic[I, H, C]):
                     "config, on_load_progress and device_identifier are for loading, which "
                     ".model() without a key never does; give it a model key"
                 )
-            return self._scope(self._any_loaded, f"{self._kind.namespace}.model()")
+            bound = self._bound(timeout)
+            return self._scope(lambda: self._any_loaded(bound), f"{self._kind.namespace}.model()")
         key = check_key("model_key", model_key)
         request = LoadRequest(
             kind=self._kind,
@@ -91,6 +100,7 @@ class ModelNamespace(Generic[I, H, C]):
                 device_identifier=_device(device_identifier),
             ),
             shared_key=(self._kind.namespace, key, device_identifier),
+            bound=self._pool.timeouts.bound("load", check_timeout(timeout)),
             asked=f"{self._kind.namespace}.model({key!r})",
         )
         return self._load_scope(request, on_load_progress)
@@ -104,6 +114,7 @@ class ModelNamespace(Generic[I, H, C]):
         config: C | Mapping[str, Any] | None = None,
         on_load_progress: Callable[[float], object] | None = None,
         device_identifier: str | None = None,
+        timeout: float | None = None,
     ) -> ModelScope[H]:
         """Load another instance of a model, loaded or not. Await the result, or enter it.
 
@@ -126,27 +137,35 @@ class ModelNamespace(Generic[I, H, C]):
                 device_identifier=_device(device_identifier),
             ),
             shared_key=None,
+            bound=self._pool.timeouts.bound("load", check_timeout(timeout)),
             asked=f"{self._kind.namespace}.load_new_instance({key!r})",
         )
         return self._load_scope(request, on_load_progress)
 
-    async def unload(self, model_identifier: str, /) -> None:
+    async def unload(self, model_identifier: str, /, *, timeout: float | None = None) -> None:
         """Unload the instance that has this identifier, whoever loaded it.
 
         Raises LMStudioModelNotFoundError if there is none.
         """
         identifier = check_key("model_identifier", model_identifier)
-        await self._lifecycle.unload_identifier(self._kind, identifier)
+        bound = self._pool.timeouts.bound("unload", check_timeout(timeout))
+        await self._lifecycle.unload_identifier(self._kind, identifier, bound)
 
-    async def list_loaded(self) -> list[H]:
+    async def list_loaded(self, *, timeout: float | None = None) -> list[H]:
         """Handles of all loaded models of this kind, whoever loaded them."""
         list_type = list[self._kind.instance_info]  # type: ignore[name-defined]
         infos: list[AnyInstanceInfo] = await self._pool.call(
-            self._kind.namespace, "listLoaded", UNSET, list_type
+            self._kind.namespace, "listLoaded", UNSET, list_type, bound=self._bound(timeout)
         )
         return [self._make_handle(info) for info in infos]
 
-    async def get_model_info(self, model_specifier: str | ModelSpecifier | ModelQuery, /) -> I:
+    async def get_model_info(
+        self,
+        model_specifier: str | ModelSpecifier | ModelQuery,
+        /,
+        *,
+        timeout: float | None = None,
+    ) -> I:
         """The description of a loaded model, given its identifier, a query, or a specifier.
 
         Raises LMStudioModelNotFoundError if none is loaded that matches.
@@ -157,6 +176,7 @@ class ModelNamespace(Generic[I, H, C]):
             FindParameter(_specifier(model_specifier), throw_if_not_found=True),
             self._kind.instance_info,
             asked=f"looking up {model_specifier!r}",
+            bound=self._bound(timeout),
         )
         return info
 
@@ -167,6 +187,7 @@ class ModelNamespace(Generic[I, H, C]):
         *,
         config: C | Mapping[str, Any] | None = None,
         device_identifier: str | None = None,
+        timeout: float | None = None,
     ) -> UsageEstimate:
         """How much memory loading a model would take, without loading it."""
         key = check_key("model_key", model_key)
@@ -179,6 +200,7 @@ class ModelNamespace(Generic[I, H, C]):
             parameter,
             UsageEstimate,
             asked=f"estimating {key!r}",
+            bound=self._bound(timeout),
         )
 
     def _config_stack(self, config: C | Mapping[str, Any] | None) -> KvConfigStack:
@@ -199,12 +221,16 @@ class ModelNamespace(Generic[I, H, C]):
         handle: H = self._handle(self._lifecycle, info)
         return handle
 
-    async def _any_loaded(self) -> Lease:
+    def _bound(self, timeout: float | None) -> Bound:
+        return self._pool.timeouts.bound("call", check_timeout(timeout))
+
+    async def _any_loaded(self, bound: Bound) -> Lease:
         info: AnyInstanceInfo | None = await self._pool.call(
             self._kind.namespace,
             "getModelInfo",
             FindParameter(QuerySpecifier(ModelQuery()), throw_if_not_found=False),
             self._kind.instance_info | None,
+            bound=bound,
         )
         if info is None:
             raise LMStudioModelNotFoundError(

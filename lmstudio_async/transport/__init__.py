@@ -1,6 +1,6 @@
 """What differs between event loops, behind one small interface.
 
-    base        the interface: `Backend`, `WebSocket`, `BackgroundTasks`
+    base        the interface: `Backend`, `WebSocket`, `Wakeup`, `BackgroundTasks`
     _asyncio    asyncio and uvloop, with aiohttp's WebSocket
     _trio       trio, with `websockets`' Sans-I/O protocol over a trio stream
     address     where a server is: what users write, parsed
@@ -12,9 +12,9 @@ Everything above this layer uses anyio and works on either event loop.
 import sys
 
 from lmstudio_async.errors import LMStudioRuntimeError
-from lmstudio_async.transport.base import Backend, BackgroundTasks, WebSocket
+from lmstudio_async.transport.base import Backend, BackgroundTasks, Wakeup, WebSocket
 
-__all__ = ["Backend", "BackgroundTasks", "WebSocket", "current_backend"]
+__all__ = ["Backend", "BackgroundTasks", "Wakeup", "WebSocket", "current_backend"]
 
 
 def current_backend() -> Backend:

@@ -11,7 +11,7 @@ import anyio
 from aiohttp import WSMsgType
 
 from lmstudio_async.errors import LMStudioRuntimeError, LMStudioWebsocketError
-from lmstudio_async.transport.base import MAX_FRAME_BYTES, BackgroundTasks, WebSocket
+from lmstudio_async.transport.base import MAX_FRAME_BYTES, BackgroundTasks, Wakeup, WebSocket
 
 T = TypeVar("T")
 
@@ -31,8 +31,13 @@ class AsyncioBackend:
                 "or trio"
             ) from None
 
+        self.clock = self._loop.time
+
     def loop_token(self) -> Hashable:
         return self._loop
+
+    def wakeup(self) -> Wakeup:
+        return _Wakeup(self._loop)
 
     def background_tasks(self, *, outlive_main: bool = False) -> BackgroundTasks:
         return _Tasks(self._loop)
@@ -85,6 +90,29 @@ class AsyncioBackend:
         with contextlib.suppress(StopIteration):
             anext(generator).__await__().__next__()
         return generator
+
+
+class _Wakeup:
+    __slots__ = ("_future", "_loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._future: asyncio.Future[None] | None = None
+
+    @property
+    def waiting(self) -> bool:
+        return self._future is not None and not self._future.done()
+
+    def wait(self) -> Awaitable[None]:
+        self._future = self._loop.create_future()
+        return self._future
+
+    def set(self) -> None:
+        future = self._future
+        if future is not None:
+            self._future = None
+            if not future.done():
+                future.set_result(None)
 
 
 async def _until_finalized(function: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, None]:
@@ -174,12 +202,25 @@ class _AiohttpWebSocket:
             if message.type is WSMsgType.TEXT:
                 data: bytes = message.data
                 return data
-            if message.type is not WSMsgType.BINARY:
-                raise LMStudioWebsocketError(
-                    f"the connection to LM Studio at {self._server} was lost "
-                    f"(close code {self._socket.close_code})"
-                )
-            _logger.warning("skipped a binary frame from %s", self._server)
+            self._receive_other(message.type)
+
+    async def receive_all(self, take: Callable[[bytes], bytes | None]) -> None:
+        receive, text = self._socket.receive, WSMsgType.TEXT
+        while True:
+            message = await receive()
+            if message.type is text:
+                if (answer := take(message.data)) is not None:
+                    await self.send(answer)
+            else:
+                self._receive_other(message.type)
+
+    def _receive_other(self, message_type: WSMsgType) -> None:
+        if message_type is not WSMsgType.BINARY:
+            raise LMStudioWebsocketError(
+                f"the connection to LM Studio at {self._server} was lost "
+                f"(close code {self._socket.close_code})"
+            )
+        _logger.warning("skipped a binary frame from %s", self._server)
 
     async def aclose(self) -> None:
         try:

@@ -15,7 +15,7 @@ from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from lmstudio_async.errors import LMStudioWebsocketError
-from lmstudio_async.transport.base import MAX_FRAME_BYTES, BackgroundTasks, WebSocket
+from lmstudio_async.transport.base import MAX_FRAME_BYTES, BackgroundTasks, Wakeup, WebSocket
 
 T = TypeVar("T")
 
@@ -33,8 +33,13 @@ _SEND_TIMEOUT = 30.0
 
 
 class TrioBackend:
+    clock = staticmethod(trio.current_time)
+
     def loop_token(self) -> Hashable:
         return trio.lowlevel.current_trio_token()
+
+    def wakeup(self) -> Wakeup:
+        return _Wakeup()
 
     def background_tasks(self, *, outlive_main: bool = False) -> BackgroundTasks:
         return _Tasks(trio.lowlevel.current_trio_token(), outlive_main)
@@ -78,6 +83,31 @@ class TrioBackend:
                     await function()
 
         return trio.lowlevel.spawn_system_task(wait_for_end)
+
+
+class _Wakeup:
+    __slots__ = ("_task",)
+
+    def __init__(self) -> None:
+        self._task: trio.lowlevel.Task | None = None
+
+    @property
+    def waiting(self) -> bool:
+        return self._task is not None
+
+    async def wait(self) -> None:
+        self._task = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._abort)
+
+    def set(self) -> None:
+        task = self._task
+        if task is not None:
+            self._task = None
+            trio.lowlevel.reschedule(task)
+
+    def _abort(self, _: object) -> trio.lowlevel.Abort:
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
 
 class _Tasks:
@@ -154,6 +184,16 @@ class _TrioWebSocket:
             await self._read_some()
         return self._frames.popleft()
 
+    async def receive_all(self, take: Callable[[bytes], bytes | None]) -> None:
+        while True:
+            frame = await self.receive()
+            while True:
+                if (answer := take(frame)) is not None:
+                    await self.send(answer)
+                if not self._frames:
+                    break
+                frame = self._frames.popleft()
+
     async def aclose(self) -> None:
         with (
             trio.move_on_after(_CLOSE_TIMEOUT, shield=True),
@@ -183,7 +223,9 @@ class _TrioWebSocket:
         await self._flush()
 
     def _take(self, frame: Frame) -> None:
-        if frame.opcode is Opcode.TEXT or (frame.opcode is Opcode.CONT and self._fragments):
+        if frame.opcode is Opcode.TEXT and frame.fin:
+            self._frames.append(bytes(frame.data))
+        elif frame.opcode is Opcode.TEXT or (frame.opcode is Opcode.CONT and self._fragments):
             self._fragments.append(bytes(frame.data))
             if frame.fin:
                 self._frames.append(b"".join(self._fragments))
@@ -192,18 +234,25 @@ class _TrioWebSocket:
             _logger.warning("skipped a binary frame from %s", self._server)
 
     async def _flush(self) -> None:
-        async with self._sending:
-            chunks = self._protocol.data_to_send()
-            with trio.move_on_after(_SEND_TIMEOUT, shield=True) as bound:
-                try:
-                    for chunk in chunks:
-                        if chunk:
-                            await self._stream.send_all(chunk)
-                except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                    raise self._lost(error) from error
-            if bound.cancelled_caught:
-                await trio.aclose_forcefully(self._stream)
-                raise self._lost(f"it took no data for {_SEND_TIMEOUT:g} s")
+        try:
+            self._sending.acquire_nowait()
+        except trio.WouldBlock:
+            await self._sending.acquire()
+        try:
+            if data := b"".join(self._protocol.data_to_send()):
+                await self._send_all(data)
+        finally:
+            self._sending.release()
+
+    async def _send_all(self, data: bytes) -> None:
+        with trio.move_on_after(_SEND_TIMEOUT, shield=True) as bound:
+            try:
+                await self._stream.send_all(data)
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                raise self._lost(error) from error
+        if bound.cancelled_caught:
+            await trio.aclose_forcefully(self._stream)
+            raise self._lost(f"it took no data for {_SEND_TIMEOUT:g} s")
 
     def _lost(self, reason: object) -> LMStudioWebsocketError:
         return LMStudioWebsocketError(

@@ -18,8 +18,31 @@ class WebSocket(Protocol):
     async def receive(self) -> bytes:
         """The next text frame. Raises LMStudioWebsocketError when no more will come."""
 
+    async def receive_all(self, take: Callable[[bytes], bytes | None]) -> None:
+        """Hand each text frame to `take`, and send what it returns, if anything.
+
+        Raises LMStudioWebsocketError when no more will come, and what `take` raises.
+        """
+
     async def aclose(self) -> None:
         """Close the socket. Never raises for a connection that is broken already."""
+
+
+class Wakeup(Protocol):
+    """Wakes the one task that waits for it; nothing is remembered if none does.
+
+    For a wait that happens once for each token of a stream: an event costs three times as much.
+    """
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a task waits."""
+
+    def wait(self) -> Awaitable[None]:
+        """Wait for `set`. Awaited at once, or not at all."""
+
+    def set(self) -> None:
+        """Wake the task that waits."""
 
 
 class BackgroundTasks(Protocol):
@@ -44,6 +67,12 @@ class Backend(Protocol):
 
     def loop_token(self) -> Hashable:
         """An object that stands for the running event loop, and can be weakly referenced."""
+
+    def clock(self) -> float:
+        """The event loop's time, in seconds."""
+
+    def wakeup(self) -> Wakeup:
+        """A new wake-up call."""
 
     def background_tasks(self, *, outlive_main: bool = False) -> BackgroundTasks:
         """An owner for tasks, empty as yet.

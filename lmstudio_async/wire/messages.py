@@ -30,7 +30,7 @@ class AuthenticationResult(Struct, omit_defaults=True):
     error: str | None = None
 
 
-class _Message(Struct, tag_field="type", rename="camel"):
+class _Message(Struct, tag_field="type", rename="camel", gc=False):
     pass
 
 

@@ -181,7 +181,7 @@ class Token(Struct, rename="camel", omit_defaults=True, frozen=True):
     candidates: list[TokenCandidate] | None = None
 
 
-class LlmPredictionFragment(Struct, rename="camel", kw_only=True, frozen=True):
+class LlmPredictionFragment(Struct, rename="camel", kw_only=True, frozen=True, gc=False):
     """A piece of a prediction, as it is generated.
 
     `content` is its text, `tokens_count` how many tokens it holds. `contains_drafted`: some came
@@ -253,7 +253,7 @@ class _Packet(Struct, tag_field="type", rename="camel"):
     pass
 
 
-class FragmentPacket(_Packet, tag="fragment"):
+class FragmentPacket(_Packet, tag="fragment", gc=False):
     fragment: LlmPredictionFragment
 
 

@@ -14,9 +14,14 @@ from hypothesis import strategies as st
 
 import lmstudio_async as lms
 from lmstudio_async.errors import LMStudioWebsocketError
-from lmstudio_async.multiplexer import Multiplexer
 from tests.scripted_server import ScriptedServer
-from tests.test_multiplexer import REFUSED_CALLS, REFUSED_CHANNELS
+from tests.test_multiplexer import (
+    REFUSED_CALLS,
+    REFUSED_CHANNELS,
+    new_multiplexer,
+    open_channel,
+    start_call,
+)
 
 from .hostile import JSON, NUMBERS, bent, spoiled
 
@@ -60,17 +65,17 @@ FRAMES = st.one_of(
 
 @given(st.lists(spoiled(bent(FRAMES)), max_size=20))
 def test_frames_touch_only_the_exchanges_that_they_name(frames: list[bytes]) -> None:
-    multiplexer = Multiplexer("llm", "somewhere")
+    multiplexer = new_multiplexer()
     for _ in range(2):
-        multiplexer.call("tokenize", 1, "asked")
-        multiplexer.channel("predict", 1, "asked")
+        start_call(multiplexer)
+        open_channel(multiplexer)
     for frame in frames:
         answer = multiplexer.receive(frame)
         assert answer is None or msgspec.json.decode(answer)["type"] in (
             "channelAck",
             "channelSend",
         )
-    call_id, call, _ = multiplexer.call("later", 1, "asked")
+    call_id, call = start_call(multiplexer, "later")
     multiplexer.receive(b'{"type":"rpcResult","callId":%d,"result":"here"}' % call_id)
     assert bytes(call.result if isinstance(call.result, msgspec.Raw) else b"") == b'"here"'
     multiplexer.fail_all(LMStudioWebsocketError("gone"))

@@ -118,7 +118,6 @@ async def test_a_fragment_that_never_ends_fails_at_the_keep_alive(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("lmstudio_async.connection.KEEP_ALIVE_INTERVAL", 0.05)
-    monkeypatch.setattr("lmstudio_async.connection.KEEP_ALIVE_TIMEOUT", 0.1)
     with RawServer(hostile(frame(TEXT, b'{"type":', fin=False))) as server:
         async with lms.Client(f"127.0.0.1:{server.port}") as client:
             with anyio.fail_after(10):

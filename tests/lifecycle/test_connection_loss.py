@@ -147,7 +147,7 @@ async def test_l12_closing_does_not_wait_for_ever_for_a_load_that_ignores_its_ca
     server.hold_loads()
     server.ignore_load_cancel = True
     async with anyio.create_task_group() as group:
-        async with lms.Client(server.api_host, unload_timeout=0.05) as client:
+        async with lms.Client(server.api_host, timeouts=lms.Timeouts(close=0.05)) as client:
 
             async def load() -> None:
                 with pytest.raises(lms.LMStudioClientError, match="closed"):

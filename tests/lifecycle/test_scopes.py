@@ -291,7 +291,7 @@ async def test_l6_leaving_is_shielded_from_cancellation(
 
 
 async def test_l6_leaving_takes_no_longer_than_its_bound(server: ScriptedServer) -> None:
-    async with lms.Client(server.api_host, unload_timeout=0.05) as client:
+    async with lms.Client(server.api_host, timeouts=lms.Timeouts(unload=0.05)) as client:
         server.hold_unloads()
         with pytest.raises(lms.LMStudioUnloadError) as caught:
             async with client.llm.model("llm-a"):
