@@ -257,7 +257,7 @@ def _after(channel: Channel) -> str:
     try:
         last = messages.frame_decoder.decode(channel.last).type
     except messages.DECODE_ERRORS:
-        last = "unknown packet"
+        last = "unreadable one"
     return f" after {channel.received} packets, the last one a {last!r},"
 
 

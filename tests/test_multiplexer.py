@@ -628,3 +628,15 @@ def test_no_frames_whatever_raise(frames: list[bytes]) -> None:
     multiplexer.fail_all(LMStudioWebsocketError("gone"))
     assert calls[0].done
     assert channels[0].ended
+
+
+def test_a_stream_that_times_out_after_an_unreadable_packet() -> None:
+    """The error tells of the last packet, which may be anything."""
+    clock = Clock()
+    multiplexer = new_multiplexer(clock)
+    channel = open_channel(multiplexer)
+    receive(multiplexer, type="channelSend", channelId=channel.id, message=[1])
+    clock.now += 10_000
+    assert multiplexer.expire()
+    assert isinstance(channel.error, LMStudioTimeoutError)
+    assert "unreadable" in str(channel.error)
