@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint serve bench clean
+.PHONY: demo test lint soak serve bench clean
 
 # Everything below sets itself up: a virtual environment, and the starter model on first use.
 $(VENV)/ready: pyproject.toml
@@ -30,13 +30,22 @@ lint: $(VENV)/ready
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# Hours of misfortune in minutes: simulated seeds, fuzz tests at length, the real engine; one table.
+soak: $(VENV)/ready
+	$(BIN)/python -m tests.soak $(ARGS)
+
 # Serve the models in the cache until Ctrl-C.
 serve: $(VENV)/ready
 	$(BIN)/python -m lmstudio_async fetch-starter-model
 	$(BIN)/python -m lmstudio_async serve $(ARGS)
 
-bench: $(VENV)/ready
-	$(BIN)/python benchmarks/import_time.py
+# What the client costs; all rows take about ten minutes and write docs/performance.md.
+bench: $(VENV)/ready-bench
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+$(VENV)/ready-bench: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench
+	touch $@
 
 clean:
 	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -43,6 +43,10 @@ _logger = logging.getLogger("lmstudio_async")
 # After five warnings on one socket LM Studio sends no more, and a refusal would go unnoticed.
 MAX_WARNINGS = 4
 
+# The number of an exchange, in frames of which no more can be made out.
+_ID = re.compile(rb'"(callId|channelId)" *: *(\d{1,15})\b')
+_ANSWERS = {"rpcResult", "rpcError", "channelSend", "channelClose", "channelError"}
+
 _ENDPOINT = re.compile(r"\bendpoint(?:Name)? = (\w+)")
 _REFUSALS = {
     "rpcEndpointUnknown",
@@ -129,8 +133,7 @@ class Multiplexer:
         try:
             message = messages.decode_server_message.decode(frame)
         except messages.DECODE_ERRORS as error:
-            self._skip(frame, error)
-            return None
+            return self._skip(frame, error)
         if type(message) is ChannelSend:  # first, and without `match`: most frames are fragments
             channel = self._channels.get(message.channel_id)
             if channel is not None and not channel.add(message.message, now):
@@ -222,19 +225,39 @@ class Multiplexer:
                     del self._calls[call_id]
                     call.finish(UNSET, RefusedError(error))
 
-    def _skip(self, frame: bytes, error: Exception) -> None:
+    def _skip(self, frame: bytes, error: Exception) -> bytes | None:
         shown: Any = frame[:200]
         try:
             shown = messages.frame_decoder.decode(frame).type
-            _logger.debug("skipped a message of type %r from %s: %s", shown, self._server, error)
         except messages.DECODE_ERRORS:
             _logger.warning("skipped a garbled frame from %s: %r", self._server, shown)
+        else:
+            _logger.debug("skipped a message of type %.100r from %s", shown, self._server)
+            if shown not in _ANSWERS:
+                return None
+        return self._fail_unreadable(frame, error)
+
+    def _fail_unreadable(self, frame: bytes, error: Exception) -> bytes | None:
+        """End the exchange that an unreadable frame is for: its answer would never come."""
+        if (found := _ID.search(frame[:200])) is None:
+            return None
+        number = int(found[2])
+        told = f"could not understand a frame from {self._server}: {error}"
+        if found[1] == b"callId":
+            if (call := self._calls.pop(number, None)) is not None:
+                call.finish(UNSET, LMStudioProtocolError(f"{call.asked}: {told}"))
+        elif (channel := self._channels.get(number)) is not None:
+            return self._give_up(channel, LMStudioProtocolError(f"{channel.asked}: {told}"))
+        return None
 
 
 def _after(channel: Channel) -> str:
     if channel.last is None:
         return ""
-    last = messages.frame_decoder.decode(channel.last).type
+    try:
+        last = messages.frame_decoder.decode(channel.last).type
+    except messages.DECODE_ERRORS:
+        last = "unknown packet"
     return f" after {channel.received} packets, the last one a {last!r},"
 
 

@@ -5,10 +5,21 @@ from typing import Any
 
 import anyio
 import pytest
+from hypothesis import HealthCheck, settings
 
 import lmstudio_async as lms
 from lmstudio_async.embedded import EmbeddedServer, starter_model
 from tests.scripted_server import ScriptedServer
+
+# Property tests try the same few examples each time, or many new ones: --hypothesis-profile=soak.
+_UNHURRIED = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+settings.register_profile(
+    "suite", derandomize=True, deadline=None, suppress_health_check=_UNHURRIED
+)
+settings.register_profile(
+    "soak", max_examples=5000, deadline=None, print_blob=True, suppress_health_check=_UNHURRIED
+)
+settings.load_profile("suite")
 
 STARTER = "smollm2-135m-instruct"
 

@@ -468,6 +468,7 @@ async def test_what_is_sent_on_a_connection_that_has_ended_fails(
 ) -> None:
     if found_by == "keep-alive":
         monkeypatch.setattr("lmstudio_async.connection.KEEP_ALIVE_INTERVAL", 0.0)
+        monkeypatch.setattr("lmstudio_async.connection.KEEP_ALIVE_LIMIT", 10**9)
     connection = await client._open.pool._connection("llm")
     connection.closed = True  # as its reader says before it has closed the socket
     with pytest.raises(lms.LMStudioWebsocketError, match="the next call reconnects"):

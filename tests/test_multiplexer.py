@@ -13,6 +13,7 @@ from msgspec import UNSET, Raw
 
 from lmstudio_async.errors import (
     LMStudioModelNotFoundError,
+    LMStudioProtocolError,
     LMStudioServerError,
     LMStudioSlowReaderError,
     LMStudioTimeoutError,
@@ -288,7 +289,6 @@ def test_it_is_idle_when_nothing_waits_for_an_answer(multiplexer: Multiplexer) -
         b'{"type": "communicationWarning", "warning": "\xff"}',
         b'{"type": "\xff"}',
         b"[" * 100_000,
-        b'{"type": "rpcResult", "callId": 1, "result": ' + b"[" * 100_000,
     ],
 )
 def test_what_cannot_be_understood_is_skipped(
@@ -300,6 +300,40 @@ def test_what_cannot_be_understood_is_skipped(
     assert "skipped a" in caplog.text
     assert len(caplog.text) < 2_000
     assert not call.done
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b'"rpcResult", "callId": 1, "result": ' + b"[" * 100_000,
+        b'"rpcResult", "callId": 1, "result": NaN}',
+        b'"rpcResult","callId":1,"result":"cut o',
+        b'"rpcError", "callId": 1}',
+        b'"rpcResult", "callId": 1, "type": 3}',
+    ],
+)
+def test_an_unreadable_answer_fails_the_call_that_it_names(
+    multiplexer: Multiplexer, rest: bytes
+) -> None:
+    _, call = start_call(multiplexer)
+    _, other = start_call(multiplexer)
+    assert multiplexer.receive(b'{"type": ' + rest) is None
+    assert isinstance(call.error, LMStudioProtocolError)
+    assert "could not understand" in str(call.error)
+    assert not other.done
+
+
+@pytest.mark.parametrize(
+    "rest", [b'"channelSend", "channelId": 1, "message": NaN}', b'"channelError","channelId":1}']
+)
+def test_an_unreadable_packet_fails_the_channel_that_it_names_and_cancels_it(
+    multiplexer: Multiplexer, rest: bytes
+) -> None:
+    channel, other = open_channel(multiplexer), open_channel(multiplexer)
+    answer = multiplexer.receive(b'{"type": ' + rest)
+    assert answer == b'{"type":"channelSend","channelId":1,"message":{"type":"cancel"}}'
+    assert isinstance(channel.error, LMStudioProtocolError)
+    assert not other.ended
 
 
 def test_a_message_of_an_unknown_type_is_skipped_without_alarm(
@@ -590,7 +624,7 @@ def test_no_frames_whatever_raise(frames: list[bytes]) -> None:
     channels = [open_channel(multiplexer)]
     for frame in frames:
         answer = multiplexer.receive(frame)
-        assert answer is None or json.loads(answer)["type"] == "channelAck"
+        assert answer is None or json.loads(answer)["type"] in ("channelAck", "channelSend")
     multiplexer.fail_all(LMStudioWebsocketError("gone"))
     assert calls[0].done
     assert channels[0].ended

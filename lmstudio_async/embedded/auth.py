@@ -3,15 +3,19 @@
 import hmac
 import ipaddress
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from lmstudio_async.wire.messages import Authentication
 
-_TOKEN = re.compile(r"(sk-lm-[A-Za-z0-9]{8}):([A-Za-z0-9]{20})")
+# Where clients, and the command line, look for a token.
+TOKEN_VARIABLES = ("LM_API_TOKEN", "LMSTUDIO_API_TOKEN")
+
+_TOKEN = re.compile(r"sk-lm-([A-Za-z0-9]{8}):([A-Za-z0-9]{20})")
 _MAX_LENGTH = 256
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?")
+_ORIGIN = re.compile(rf"https?://{_HOST.pattern}")
 
 
 class AuthenticationError(Exception):
@@ -82,26 +86,28 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def is_trusted_request(bound_host: str, host: str | None, origin: str | None) -> bool:
+def is_trusted_request(bound_host: str, hosts: Sequence[str], origins: Sequence[str]) -> bool:
     """Whether a request may come from someone else than a web page of another site.
 
-    A page can name this server's address under a host name of its own (DNS rebinding), or open a
-    WebSocket from its own origin. Who binds to other than loopback chooses the names by which the
-    server is reached, and needs a token; there only the origin counts.
+    Takes the values of its `Host` and `Origin` headers. A page can name this server's address under
+    a host name of its own (DNS rebinding), or open a WebSocket from its own origin. Who binds to
+    other than loopback chooses the names by which the server is reached, and needs a token; there
+    only the origin counts. Pages of this machine are let in, on whatever port: whoever can serve
+    one can reach the server without a browser, too.
     """
-    host_name = _host_name(f"//{host}") if host else None
-    if host_name is None:
+    if len(hosts) != 1 or len(origins) > 1:
         return False
-    if is_loopback(bound_host) and not (is_loopback(host_name) or host_name == bound_host):
+    host = _host_name(_HOST, hosts[0])
+    if host is None:
         return False
-    if origin is None:
+    if is_loopback(bound_host) and not (is_loopback(host) or host == bound_host.lower()):
+        return False
+    if not origins:
         return True
-    origin_name = _host_name(origin)
-    return origin_name is not None and (origin_name == host_name or is_loopback(origin_name))
+    origin = _host_name(_ORIGIN, origins[0])
+    return origin is not None and (origin == host or is_loopback(origin))
 
 
-def _host_name(url: str) -> str | None:
-    try:
-        return urlsplit(url).hostname
-    except ValueError:
-        return None
+def _host_name(pattern: re.Pattern[str], value: str) -> str | None:
+    match = pattern.fullmatch(value)
+    return None if match is None else match[1].strip("[]").lower()

@@ -16,6 +16,7 @@ import anyio
 import msgspec
 import psutil
 
+from lmstudio_async.embedded.auth import TOKEN_VARIABLES
 from lmstudio_async.embedded.refusal import RequestError, specific_model_unloaded
 
 _WORKER = Path(__file__).with_name("worker.py")
@@ -150,7 +151,11 @@ class Engine:
 
 @asynccontextmanager
 async def running_engine(
-    model: Path, params: dict[str, Any], size_bytes: int, report: Callable[[float], None]
+    model: Path,
+    params: dict[str, Any],
+    size_bytes: int,
+    workspace: Path,
+    report: Callable[[float], None],
 ) -> AsyncIterator[Engine]:
     """A worker process that has loaded the model; it ends with the block.
 
@@ -158,7 +163,7 @@ async def running_engine(
     load fails; cancelling it kills the process.
     """
     with (
-        tempfile.TemporaryDirectory(prefix="lmstudio-async-") as directory,
+        tempfile.TemporaryDirectory(dir=workspace, prefix="") as directory,
         closing(_Log(os.path.join(directory, "log"))) as log,
     ):
         if _HAS_UNIX_SOCKETS:
@@ -204,10 +209,15 @@ async def _spawn(log: IO[bytes]) -> Process:
         # How long the engine's threads spin while they wait for each other. With OpenMP's 300,000
         # turns a thread that is waited for gets no processor while another program wants one: a
         # token took 200 ms rather than 7. Without any an idle machine is three times as slow.
-        env={"GOMP_SPINCOUNT": "1000", **os.environ},
+        env={"GOMP_SPINCOUNT": "1000", **_environment()},
         # Ctrl-C in the terminal is for the server, which ends its workers itself.
         process_group=0 if sys.platform != "win32" else None,
     )
+
+
+def _environment() -> dict[str, str]:
+    """The server's, less what a worker has no need to know."""
+    return {name: value for name, value in os.environ.items() if name not in TOKEN_VARIABLES}
 
 
 async def _load(

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 import anyio
@@ -19,8 +20,10 @@ from lmstudio_async.embedded.refusal import (
     RequestError,
     identifier_not_found,
     no_model_matching_query,
+    shown,
     specific_model_unloaded,
 )
+from lmstudio_async.embedded.workspace import private_folder
 from lmstudio_async.wire.kv_config import KvConfigStack
 from lmstudio_async.wire.loading import ProcessingState, ProcessingStatus
 from lmstudio_async.wire.model_info import (
@@ -34,15 +37,46 @@ from lmstudio_async.wire.model_info import (
 logger = logging.getLogger("lmstudio_async.embedded")
 
 WorkStatus: TypeAlias = ProcessingStatus | Literal["queued"]
+_MAX_TTL_MS = 2**53
 # Of several things that an instance does at once, the first of these is what it tells.
 _TOLD_FIRST: tuple[ProcessingStatus, ...] = ("generating", "processingPrompt", "computingEmbedding")
 
 
-@dataclass
+@dataclass(eq=False)  # of two alike, the one that ends is meant
 class Work:
     """One request that an instance is busy with."""
 
     status: WorkStatus = "idle"
+
+
+class Turns:
+    """Slots, given in the order of asking.
+
+    Who has one takes some of the context, which is shared: whoever takes more than is left waits,
+    unless nobody else is there.
+    """
+
+    def __init__(self, slots: int, context_length: int) -> None:
+        self._slots = slots
+        self._context_length = context_length
+        self._taken: list[int] = []
+        self._first_in_line = anyio.Lock()
+        self._freed = anyio.Event()
+
+    @asynccontextmanager
+    async def one(self, tokens: int) -> AsyncIterator[None]:
+        async with self._first_in_line:
+            while len(self._taken) == self._slots or (
+                self._taken and sum(self._taken) + tokens > self._context_length
+            ):
+                await self._freed.wait()
+            self._taken.append(tokens)
+        try:
+            yield
+        finally:
+            self._taken.remove(tokens)
+            self._freed.set()
+            self._freed = anyio.Event()
 
 
 class Instance:
@@ -57,7 +91,7 @@ class Instance:
         self.model = settings.model
         self.engine = engine
         self._ttl_ms = ttl_ms
-        self._slots = asyncio.Semaphore(settings.parallel)
+        self._turns = Turns(settings.parallel, settings.context_length)
         self._works: list[Work] = []
         self._idle = asyncio.Event()
         self._idle.set()
@@ -103,10 +137,13 @@ class Instance:
                 self._idle.set()
 
     @asynccontextmanager
-    async def turn(self, status: ProcessingStatus) -> AsyncIterator[Work]:
-        """As `in_use`, for work that takes one of the model's slots: waits for a free one."""
+    async def turn(self, status: ProcessingStatus, tokens: int = 0) -> AsyncIterator[Work]:
+        """As `in_use`, for work that takes one of the model's slots: waits for a free one.
+
+        `tokens`: how much of the context it must not find taken by others, at the most.
+        """
         with self.in_use("queued") as work:
-            async with self._slots:
+            async with self._turns.one(tokens):
                 work.status = status
                 yield work
 
@@ -183,16 +220,18 @@ class Load:
 @asynccontextmanager
 async def open_instances(library: Library) -> AsyncIterator["Instances"]:
     """The registry of loaded models; everything in it is unloaded at the end of the block."""
-    async with anyio.create_task_group() as tasks:
-        yield Instances(library, tasks)
-        tasks.cancel_scope.cancel()
+    with private_folder() as workspace:
+        async with anyio.create_task_group() as tasks:
+            yield Instances(library, workspace, tasks)
+            tasks.cancel_scope.cancel()
 
 
 class Instances:
     """What is loaded, over all namespaces."""
 
-    def __init__(self, library: Library, tasks: TaskGroup) -> None:
+    def __init__(self, library: Library, workspace: Path, tasks: TaskGroup) -> None:
         self._library = library
+        self._workspace = workspace
         self._tasks = tasks
         self._instances: dict[str, Instance] = {}
         self._loads: list[Load] = []
@@ -255,6 +294,8 @@ class Instances:
         return next((one for one in self.loaded(domain) if one.identifier == identifier), None)
 
     def _begin(self, settings: LoadSettings, identifier: str | None, ttl_ms: float | None) -> Load:
+        if ttl_ms is not None and not 0 <= ttl_ms <= _MAX_TTL_MS:
+            raise RequestError(f"A TTL of {shown(ttl_ms)} ms is out of range")
         taken = {one.identifier for one in self._instances.values()}
         taken |= {load.identifier for load in self._loads if not load.scope.cancel_called}
         if identifier is None:
@@ -264,7 +305,7 @@ class Instances:
                 number += 1
                 identifier = f"{key}:{number}"
         elif identifier in taken:
-            raise RequestError(f"The identifier {identifier!r} is taken by another instance")
+            raise RequestError(f"The identifier {shown(identifier)} is taken by another instance")
         load = Load(identifier, settings, ttl_ms)
         self._loads.append(load)
         self._tasks.start_soon(self._live, load)
@@ -282,6 +323,7 @@ class Instances:
                             model.path,
                             load.settings.engine_params(),
                             model.size_bytes,
+                            self._workspace,
                             load.report,
                         )
                     )

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, Literal, TypeAlias
 
 import anyio
@@ -121,17 +122,27 @@ class _File:
 def _find_files(models_dir: Path) -> list[_File]:
     sizes: dict[Path, int] = {}
     shards: defaultdict[Path, int] = defaultdict(int)
+    walked: set[str] = set()
+    # Links are followed, wherever they lead: many keep their models on another disk.
     for directory, subdirectories, names in os.walk(models_dir, followlinks=True):
-        # Hidden folders hold what is being downloaded.
-        subdirectories[:] = sorted(name for name in subdirectories if not name.startswith("."))
+        walked.add(os.path.realpath(directory))
+        # Hidden folders hold what is being downloaded; a link may lead back to where it stands.
+        subdirectories[:] = sorted(
+            name
+            for name in subdirectories
+            if _is_listed(name) and os.path.realpath(os.path.join(directory, name)) not in walked
+        )
         for name in names:
             path = Path(directory, name)
-            if path.suffix.lower() != ".gguf" or "mmproj" in name.lower() or name[0] == ".":
+            if path.suffix.lower() != ".gguf" or "mmproj" in name.lower() or not _is_listed(name):
                 continue
             try:
-                size = path.stat().st_size
+                stat = path.stat()
             except OSError:
                 continue
+            if not S_ISREG(stat.st_mode):  # reading a pipe would never end
+                continue
+            size = stat.st_size
             shard = _SHARD.search(path.stem)
             if shard is not None and shard[1] != "00001":
                 first = path.with_name(_SHARD.sub(_first_shard, path.stem) + path.suffix)
@@ -142,6 +153,14 @@ def _find_files(models_dir: Path) -> list[_File]:
         _File(path, path.relative_to(models_dir).as_posix(), size + shards[path])
         for path, size in sorted(sizes.items())
     ]
+
+
+def _is_listed(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # not UTF-8: JSON cannot tell of it
+        return False
+    return not name.startswith(".")
 
 
 def _first_shard(match: re.Match[str]) -> str:

@@ -203,10 +203,11 @@ class EmbeddingEndpoints(ModelEndpoints):
 
     async def embed_string(self, parameter: EmbedParameter) -> EmbeddingResult:
         instance = self.resolve(parameter.model_specifier)
-        async with instance.turn("computingEmbedding"):
-            answer: Any = await instance.engine.post(
-                "/embedding", {"content": parameter.input_string}
-            )
+        text = parameter.input_string
+        # No text has more tokens than bytes, but for those that mark its beginning and its end.
+        most_tokens = len(text.encode()) + 2
+        async with instance.turn("computingEmbedding", most_tokens):
+            answer: Any = await instance.engine.post("/embedding", {"content": text})
         return EmbeddingResult(answer[0]["embedding"][0])
 
 

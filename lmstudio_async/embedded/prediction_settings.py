@@ -6,7 +6,17 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from lmstudio_async.embedded.load_settings import merge_layers, to_kv_config
-from lmstudio_async.embedded.refusal import RequestError, feature_not_supported
+from lmstudio_async.embedded.ranges import (
+    BAD_VALUE,
+    INT32_MAX,
+    flag,
+    if_checked,
+    number,
+    text,
+    texts,
+    whole,
+)
+from lmstudio_async.embedded.refusal import RequestError, bad_value, feature_not_supported
 from lmstudio_async.wire.kv_config import KvConfig, KvConfigStack
 
 LLGUIDANCE = "%llguidance {}"  # how a grammar in the dialect of that library begins
@@ -36,6 +46,8 @@ RAW_DEFAULTS = DEFAULTS | {
 }
 
 OverflowPolicy: TypeAlias = Literal["stopAtLimit", "truncateMiddle", "rollingWindow"]
+_FLOAT = number(-3e38, 3e38)  # the engine's are of 32 bits
+_MAX_LOG_PROBS = 100
 _POLICIES: tuple[OverflowPolicy, ...] = ("stopAtLimit", "truncateMiddle", "rollingWindow")
 
 
@@ -52,14 +64,14 @@ class PredictionSettings:
                 "speculativeDecoding", "This server does no speculative decoding"
             )
         self.sampling = self._sampling()
-        self.stop_strings = [
-            *self._strings("stopStrings"),
-            *(self.get("promptTemplate") or {}).get("stopStrings", []),
-        ]
+        template = self.checked("promptTemplate", _template) or {}
+        self.stop_strings = [*self._strings("stopStrings"), *template.get("stopStrings", [])]
         self.tool_call_stop_strings = self._strings("toolCallStopStrings")
-        most = self.checked("maxPredictedTokens")
+        most = self.checked("maxPredictedTokens", if_checked(whole(-1, INT32_MAX)))
         self.max_tokens: int | None = None if most is None or most < 0 else most
-        self.log_probs: int | None = self.checked("logProbs")
+        self.log_probs: int | None = self.checked("logProbs", if_checked(whole(0, _MAX_LOG_PROBS)))
+        self.checked("systemPrompt", text)
+        self.checked("reasoning.enableThinking", flag)
         self.grammar: str | None = self._grammar()
 
     @property
@@ -77,30 +89,23 @@ class PredictionSettings:
     def get(self, name: str, default: Any = None) -> Any:
         return self._values.get(_PREFIX + name, default)
 
-    def checked(self, name: str) -> Any:
-        """The value of a setting that can be switched off; None if it is."""
-        value = self.get(name)
-        if value is None:
+    def checked(self, name: str, check: Callable[[Any], Any]) -> Any:
+        """The value of a setting as `check` returns it, None if there is none."""
+        if (value := self.get(name)) is None:
             return None
         try:
-            return value["value"] if value["checked"] else None
-        except (TypeError, KeyError):
+            return check(value)
+        except BAD_VALUE:
             raise no_value(name, value) from None
 
     def _strings(self, name: str) -> list[str]:
-        value = self.get(name)
-        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-            raise no_value(name, value)
-        return [one for one in value if one]  # the engine would stop at once for an empty one
+        # The engine would stop at once for an empty one.
+        return [one for one in self.checked(name, texts) or [] if one]
 
     def _sampling(self) -> dict[str, Any]:
         parameters: dict[str, Any] = {}
         for name, translate in _SAMPLING.items():
-            if (value := self.get(name)) is not None:
-                try:
-                    parameters |= translate(value)
-                except (TypeError, KeyError, ValueError, AttributeError):
-                    raise no_value(name, value) from None
+            parameters |= self.checked(name, translate) or {}
         return parameters
 
     def _grammar(self) -> str | None:
@@ -121,34 +126,50 @@ class PredictionSettings:
 
 def no_value(name: str, value: Any) -> RequestError:
     """The error for a value that a setting cannot have."""
-    return RequestError(f"{value!r} is no value for {_PREFIX}{name}")
+    return bad_value(_PREFIX + name, value)
 
 
-def _plain(parameter: str, kind: Callable[[Any], Any]) -> Callable[[Any], dict[str, Any]]:
-    return lambda value: {parameter: kind(value)}
+def _plain(parameter: str, check: Callable[[Any], Any]) -> Callable[[Any], dict[str, Any]]:
+    return lambda value: {parameter: check(value)}
 
 
-def _if_checked(parameter: str, off: Any) -> Callable[[Any], dict[str, Any]]:
-    return lambda value: {parameter: value["value"] if value["checked"] else off}
+def _if_checked(
+    parameter: str, off: Any, check: Callable[[Any], Any] = _FLOAT
+) -> Callable[[Any], dict[str, Any]]:
+    def translate(value: Any) -> dict[str, Any]:
+        checked = if_checked(check)(value)
+        return {parameter: off if checked is None else checked}
+
+    return translate
 
 
 def _mirostat(value: Any) -> dict[str, Any]:
     return {
-        "mirostat": int(value["version"]),
-        "mirostat_eta": float(value["learningRate"]),
-        "mirostat_tau": float(value["targetEntropy"]),
+        "mirostat": whole(0, 2)(value["version"]),
+        "mirostat_eta": _FLOAT(value["learningRate"]),
+        "mirostat_tau": _FLOAT(value["targetEntropy"]),
     }
 
 
 def _logit_bias(value: Any) -> dict[str, Any]:
     # False is the engine's word for "never".
-    bias = [[int(token), False if by == "-inf" else float(by)] for token, by in value]
+    bias = [
+        [whole(0, INT32_MAX)(token), False if by == "-inf" else _FLOAT(by)] for token, by in value
+    ]
     return {"logit_bias": bias}
 
 
+def _template(value: Any) -> dict[str, Any]:
+    """A prompt template, checked as far as every kind of it has these fields."""
+    if not isinstance(value, dict):
+        raise TypeError
+    texts(value.get("stopStrings", []))
+    return value
+
+
 _SAMPLING: dict[str, Callable[[Any], dict[str, Any]]] = {
-    "temperature": _plain("temperature", float),
-    "topKSampling": _plain("top_k", int),
+    "temperature": _plain("temperature", _FLOAT),
+    "topKSampling": _plain("top_k", whole(-1, INT32_MAX)),
     "topPSampling": _if_checked("top_p", 1.0),
     "minPSampling": _if_checked("min_p", 0.0),
     "repeatPenalty": _if_checked("repeat_penalty", 1.0),
@@ -159,5 +180,5 @@ _SAMPLING: dict[str, Callable[[Any], dict[str, Any]]] = {
     "llama.locallyTypicalSampling": _if_checked("typical_p", 1.0),
     "llama.mirostatSampling": _mirostat,
     "llama.logitBias": _logit_bias,
-    "seed": _if_checked("seed", -1),
+    "seed": _if_checked("seed", -1, whole(-1, 2**32 - 1)),
 }

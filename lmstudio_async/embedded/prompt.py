@@ -3,7 +3,7 @@
 from typing import Any
 
 from lmstudio_async.embedded.engine import Engine
-from lmstudio_async.embedded.prediction_settings import PredictionSettings
+from lmstudio_async.embedded.prediction_settings import PredictionSettings, no_value
 from lmstudio_async.embedded.refusal import feature_not_supported
 from lmstudio_async.embedded.tools import ToolOffer, plain_chat
 from lmstudio_async.wire.prediction import (
@@ -34,6 +34,8 @@ async def render_prompt(
         return await _render_with_model(engine, chat, settings)
     match template:
         case {"type": "manual", "manualPromptTemplate": dict(manual)}:
+            if not all(isinstance(one, str) for one in manual.values()):
+                raise no_value("promptTemplate", template)
             return _render_manually(chat, manual)
         case {"type": "jinja", "jinjaPromptTemplate": {"template": str(jinja)}}:
             if jinja.strip() == _TEXTS_ALONE:

@@ -1,5 +1,6 @@
 """Errors that the server answers with, in the protocol's form."""
 
+import reprlib
 from collections.abc import Sequence
 
 import msgspec
@@ -8,6 +9,8 @@ from lmstudio_async.wire.model_info import ModelQuery
 from lmstudio_async.wire.server_error import ErrorCode, ServerError
 
 _SAMPLE = 10
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200  # characters
 
 
 class RequestError(Exception):
@@ -32,6 +35,16 @@ class RequestError(Exception):
         )
 
 
+def shown(value: object) -> str:
+    """A client's value as errors repeat it, be it ever so long or deep."""
+    return _SHORT.repr(value)
+
+
+def bad_value(key: str, value: object) -> RequestError:
+    """The error for a value that a setting cannot have."""
+    return RequestError(f"{shown(value)} is no value for {key}")
+
+
 def specific_model_unloaded(what_happened: str) -> RequestError:
     return RequestError(what_happened, code="generic.specificModelUnloaded")
 
@@ -48,7 +61,7 @@ def no_model_matching_query(query: ModelQuery, loaded: Sequence[str]) -> Request
 
 def identifier_not_found(identifier: str, loaded: Sequence[str]) -> RequestError:
     return RequestError(
-        f"No loaded model has the identifier {identifier!r}",
+        f"No loaded model has the identifier {shown(identifier)}",
         code="generic.identifierNotFound",
         identifier=identifier,
         loadedModelsSample=list(loaded[:_SAMPLE]),
@@ -58,7 +71,7 @@ def identifier_not_found(identifier: str, loaded: Sequence[str]) -> RequestError
 
 def path_not_found(path: str, available: Sequence[str]) -> RequestError:
     return RequestError(
-        f"No model on disk has the key {path!r}",
+        f"No model on disk has the key {shown(path)}",
         code="generic.pathNotFound",
         path=path,
         availablePathsSample=list(available[:_SAMPLE]),
@@ -68,7 +81,7 @@ def path_not_found(path: str, available: Sequence[str]) -> RequestError:
 
 def domain_mismatch(path: str, actual: str, expected: str) -> RequestError:
     return RequestError(
-        f"{path!r} is of the kind {actual!r}, not {expected!r}",
+        f"{shown(path)} is of the kind {actual!r}, not {expected!r}",
         code="generic.domainMismatch",
         path=path,
         actualDomain=actual,
@@ -92,5 +105,5 @@ def refuse_remote_device(device_identifier: object) -> None:
     """Raise RequestError if a request names a device other than this one."""
     if isinstance(device_identifier, str):
         raise RequestError(
-            f"This server holds no models of another device (asked for {device_identifier!r})"
+            f"This server holds no models of another device (asked for {shown(device_identifier)})"
         )

@@ -13,9 +13,11 @@ from aiohttp.web import WebSocketResponse
 from anyio.abc import TaskGroup
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from lmstudio_async.embedded.connections import Connection
 from lmstudio_async.embedded.refusal import RequestError
 from lmstudio_async.wire.loading import CancelPacket
 from lmstudio_async.wire.messages import (
+    DECODE_ERRORS,
     ChannelAck,
     ChannelClose,
     ChannelCreate,
@@ -35,6 +37,10 @@ from lmstudio_async.wire.server_error import ServerError
 logger = logging.getLogger("lmstudio_async.embedded")
 
 _MAX_WARNINGS = 5
+_MAX_TEXT = 500  # characters of a client's that are repeated to it
+MAX_IN_FLIGHT = 1000  # calls and channels of one socket
+MAX_IN_FLIGHT_BYTES = 32 * 2**20  # of their requests
+SEND_TIMEOUT = 30.0  # seconds in which a client must take a frame
 
 
 class Channel:
@@ -83,10 +89,12 @@ class Namespace:
     streams: Mapping[str, Stream] = field(default_factory=dict)
 
 
-async def serve_session(socket: WebSocketResponse, namespace: Namespace) -> None:
+async def serve_session(
+    socket: WebSocketResponse, connection: Connection, namespace: Namespace
+) -> None:
     """Answer what comes over the socket until it closes; what still runs then is cancelled."""
     async with anyio.create_task_group() as tasks:
-        session = _Session(socket, namespace, tasks)
+        session = _Session(socket, connection, namespace, tasks)
         async for frame in socket:
             if frame.type in (WSMsgType.TEXT, WSMsgType.BINARY):
                 await session.receive(frame.data)
@@ -94,25 +102,35 @@ async def serve_session(socket: WebSocketResponse, namespace: Namespace) -> None
 
 
 class _Session:
-    def __init__(self, socket: WebSocketResponse, namespace: Namespace, tasks: TaskGroup) -> None:
+    def __init__(
+        self,
+        socket: WebSocketResponse,
+        connection: Connection,
+        namespace: Namespace,
+        tasks: TaskGroup,
+    ) -> None:
         self._socket = socket
+        self._connection = connection
         self._namespace = namespace
         self._tasks = tasks
         self._channels: dict[int, Channel] = {}
+        self._in_flight = 0
+        self._in_flight_bytes = 0
         self._warnings = 0
+        self._complaints = 0
+        self._sending = anyio.Lock(fast_acquire=True)  # nothing to wait for is the rule
 
-    async def receive(self, frame: bytes | str) -> None:
+    async def receive(self, frame: bytes) -> None:
         try:
             message = decode_client_message.decode(frame)
-        except msgspec.DecodeError as error:
-            # A ValidationError is one, too: valid JSON that is no message of ours.
+        except DECODE_ERRORS as error:
             await self._warn(f"A frame could not be understood: {error}", "unknown")
             return
         match message:
             case RpcCall():
-                await self._receive_call(message)
+                await self._receive_call(message, len(frame))
             case ChannelCreate():
-                await self._receive_create(message)
+                await self._receive_create(message, len(frame))
             case ChannelSend():
                 await self._receive_packet(message)
             case ChannelAck():
@@ -120,9 +138,11 @@ class _Session:
             case KeepAlive():
                 await self._send(KeepAliveAck())
             case CommunicationWarning():
-                logger.warning("a client could not make sense of a frame: %s", message.warning)
+                self._complaints += 1
+                if self._complaints <= _MAX_WARNINGS:
+                    logger.warning("a client did not understand a frame: %.500r", message.warning)
 
-    async def _receive_call(self, message: RpcCall[Raw]) -> None:
+    async def _receive_call(self, message: RpcCall[Raw], size: int) -> None:
         name = message.endpoint
         rpc = self._namespace.rpcs.get(name)
         if rpc is None:
@@ -133,26 +153,32 @@ class _Session:
             return
         try:
             parameter = _decode(message.parameter, rpc.parameter)
-        except msgspec.DecodeError as error:
+        except DECODE_ERRORS as error:
             await self._warn(
                 f"rpcCall with an invalid parameter, endpointName = {name}, {error}",
                 "rpcParameterTypeError",
             )
             return
-        self._tasks.start_soon(self._run_call, message.call_id, name, rpc, parameter)
+        if (refusal := self._begin(size)) is not None:
+            await self._send(RpcError(message.call_id, refusal))
+            return
+        self._tasks.start_soon(self._run_call, message.call_id, name, rpc, parameter, size)
 
-    async def _run_call(self, call_id: int, name: str, rpc: Rpc, parameter: Any) -> None:
+    async def _run_call(self, call_id: int, name: str, rpc: Rpc, parameter: Any, size: int) -> None:
         try:
             result = await rpc.handler(parameter)
             answer = encode(RpcResult(call_id, UNSET if result is None else result))
         except RequestError as error:
             answer = encode(RpcError(call_id, error.error))
+        except RecursionError:
+            answer = encode(RpcError(call_id, _nested_too_deeply().error))
         except Exception:
             logger.exception("the call %r failed", name)
             answer = encode(RpcError(call_id, _internal_error(name)))
         await self._send_bytes(answer)
+        self._end(size)
 
-    async def _receive_create(self, message: ChannelCreate[Raw]) -> None:
+    async def _receive_create(self, message: ChannelCreate[Raw], size: int) -> None:
         name, channel_id = message.endpoint, message.channel_id
         stream = self._namespace.streams.get(name)
         if stream is None:
@@ -169,33 +195,65 @@ class _Session:
             return
         try:
             parameter = _decode(message.creation_parameter, stream.parameter)
-        except msgspec.DecodeError as error:
+        except DECODE_ERRORS as error:
             await self._warn(
                 f"channelCreate with an invalid parameter, endpointName = {name}, {error}",
                 "channelCreationParameterTypeError",
             )
             return
 
+        if (refusal := self._begin(size)) is not None:
+            await self._send(ChannelError(channel_id, refusal))
+            return
+
         async def send(packet: Struct) -> None:
             await self._send(ChannelSend(channel_id, packet))
 
         channel = self._channels[channel_id] = Channel(send)
-        self._tasks.start_soon(self._run_channel, channel_id, name, stream, parameter, channel)
+        self._tasks.start_soon(
+            self._run_channel, channel_id, name, stream, parameter, channel, size
+        )
 
     async def _run_channel(
-        self, channel_id: int, name: str, stream: Stream, parameter: Any, channel: Channel
+        self,
+        channel_id: int,
+        name: str,
+        stream: Stream,
+        parameter: Any,
+        channel: Channel,
+        size: int,
     ) -> None:
         farewell: Struct = ChannelClose(channel_id)
         try:
             await stream.handler(parameter, channel)
         except RequestError as error:
             farewell = ChannelError(channel_id, error.error)
+        except RecursionError:
+            farewell = ChannelError(channel_id, _nested_too_deeply().error)
         except Exception:
             logger.exception("the channel %r failed", name)
             farewell = ChannelError(channel_id, _internal_error(name))
         finally:
             del self._channels[channel_id]
         await self._send(farewell)
+        self._end(size)
+
+    def _begin(self, size: int) -> ServerError | None:
+        """Count a request whose frame has that size; the error if there are too many already."""
+        if self._in_flight >= MAX_IN_FLIGHT or self._in_flight_bytes + size > MAX_IN_FLIGHT_BYTES:
+            return RequestError(
+                "There are too many requests in flight on this connection",
+                cause=f"{self._in_flight} with {self._in_flight_bytes} bytes; the most are "
+                f"{MAX_IN_FLIGHT} with {MAX_IN_FLIGHT_BYTES}",
+                suggestion="Wait for the answers to some of them",
+            ).error
+        self._in_flight += 1
+        self._in_flight_bytes += size
+        return None
+
+    def _end(self, size: int) -> None:
+        self._in_flight -= 1
+        self._in_flight_bytes -= size
 
     async def _receive_packet(self, message: ChannelSend[Raw]) -> None:
         channel = self._channels.get(message.channel_id)
@@ -209,7 +267,7 @@ class _Session:
             return
         try:
             msgspec.json.decode(message.message, type=CancelPacket)
-        except msgspec.DecodeError as error:
+        except DECODE_ERRORS as error:
             await self._warn(
                 f"channelSend with an invalid message, channelId = {message.channel_id}, {error}",
                 "channelMessageTypeError",
@@ -220,7 +278,8 @@ class _Session:
     async def _warn(self, text: str, kind: str) -> None:
         if self._warnings < _MAX_WARNINGS:
             self._warnings += 1
-            logger.warning("%s", text)
+            text = text[:_MAX_TEXT]
+            logger.warning("warned a client: %r", text)
             await self._send(CommunicationWarning(text, kind))
 
     async def _send(self, message: Struct) -> None:
@@ -228,14 +287,26 @@ class _Session:
 
     async def _send_bytes(self, frame: bytes) -> None:
         try:
-            await self._socket.send_frame(frame, WSMsgType.TEXT)
+            async with self._sending:
+                # aiohttp has all that wait for a full socket wait for one future: cancelling one
+                # of them would cancel the others, and whoever comes next.
+                with anyio.move_on_after(SEND_TIMEOUT, shield=True) as bound:
+                    await self._socket.send_frame(frame, WSMsgType.TEXT)
         except ConnectionResetError:
             # The reader sees the same and ends the session.
             logger.debug("a client went away before its answer")
+        else:
+            if bound.cancelled_caught:
+                logger.warning("hung up on a client that took no data for %g s", SEND_TIMEOUT)
+                self._connection.cut()
 
 
 def _decode(raw: Raw | UnsetType, expected: Any) -> Any:
     return msgspec.json.decode(b"null" if raw is UNSET else raw, type=expected)
+
+
+def _nested_too_deeply() -> RequestError:
+    return RequestError("The request is nested too deeply to be answered")
 
 
 def _internal_error(endpoint: str) -> ServerError:

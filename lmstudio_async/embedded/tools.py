@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 
 from lmstudio_async.embedded.prediction_settings import LLGUIDANCE, PredictionSettings, no_value
-from lmstudio_async.embedded.refusal import RequestError
+from lmstudio_async.embedded.ranges import BAD_VALUE, text
+from lmstudio_async.embedded.refusal import RequestError, shown
 from lmstudio_async.wire.prediction import (
     AssistantMessage,
     ChatHistory,
@@ -122,7 +123,7 @@ def offered_tools(settings: PredictionSettings) -> ToolOffer | None:
     naming = settings.get("toolNaming")
     tools = [_tool(one, naming) for one in definitions]
     if len({tool.shown for tool in tools}) < len(tools):
-        raise RequestError(f"Two tools have the same name once {naming!r} is applied to it")
+        raise RequestError(f"Two tools have the same name once {shown(naming)} is applied to it")
     if settings.grammar is not None:
         raise RequestError("Structured output and tools cannot be asked for together")
     return ToolOffer(tools, required=mode == "required")
@@ -130,15 +131,16 @@ def offered_tools(settings: PredictionSettings) -> ToolOffer | None:
 
 def _tool(definition: Any, naming: str) -> Tool:
     try:
-        function = definition["function"]
+        function = dict(definition["function"])
+        name = text(function["name"])
         return Tool(
-            name=function["name"],
-            shown=_shown_name(function["name"], naming),
-            description=function.get("description") or "",
-            parameters=function.get("parameters") or {"type": "object", "properties": {}},
+            name=name,
+            shown=_shown_name(name, naming),
+            description=text(function.get("description") or ""),
+            parameters=dict(function.get("parameters") or {"type": "object", "properties": {}}),
         )
-    except (TypeError, KeyError, AttributeError):
-        raise RequestError(f"{definition!r} describes no tool") from None
+    except BAD_VALUE:
+        raise RequestError(f"{shown(definition)} describes no tool") from None
 
 
 def _shown_name(name: str, naming: str) -> str:

@@ -29,8 +29,9 @@ from lmstudio_async.wire.model_info import (
 I = TypeVar("I", LlmInstanceInfo, EmbeddingModelInstanceInfo)  # noqa: E741
 C = TypeVar("C", bound=Config)
 
-# Requests in flight for one list of texts; enough to keep the server's engine busy.
-_CONCURRENCY = 8
+# Requests in flight for one list of texts; enough to keep the server's engine busy, which may work
+# on several at once while others are on their way.
+_CONCURRENCY = 16
 
 
 class ModelHandle(Generic[I, C]):

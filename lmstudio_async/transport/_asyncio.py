@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import logging
+import os
+import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
 from typing import TypeVar
 
@@ -176,14 +178,28 @@ class _AiohttpWebSocket:
         self._session = session
         self._socket = socket
         self._server = server
+        self._transport_socket = socket.get_extra_info("socket")
+        self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def send(self, frame: bytes) -> None:
+        # The frame is written before the first suspension, which waits for room in the socket.
+        # There, aiohttp has all senders wait for one future: cancelling one of them would cancel
+        # the others, and whoever comes next.
+        sending = self._socket.send_frame(frame, WSMsgType.TEXT)
         try:
-            await self._socket.send_frame(frame, WSMsgType.TEXT)
+            room = sending.send(None)
+        except StopIteration:
+            return
         except (aiohttp.ClientError, OSError) as error:
-            raise LMStudioWebsocketError(
-                f"the connection to LM Studio at {self._server} was lost: {error}"
-            ) from error
+            raise self._lost(error) from error
+        sending.close()
+        room._asyncio_future_blocking = False  # taken note of, as a task does
+        room.add_done_callback(lambda room: room.exception())
+        await asyncio.wait([room, self._closed], return_when=asyncio.FIRST_COMPLETED)
+        if not room.done():
+            raise self._lost("it was closed, with data that the peer had not taken")
+        if (failure := room.exception()) is not None:
+            raise self._lost(failure) from failure
 
     async def receive(self) -> bytes:
         while True:
@@ -205,10 +221,7 @@ class _AiohttpWebSocket:
 
     def _receive_other(self, message_type: WSMsgType) -> None:
         if message_type is not WSMsgType.BINARY:
-            raise LMStudioWebsocketError(
-                f"the connection to LM Studio at {self._server} was lost "
-                f"(close code {self._socket.close_code})"
-            )
+            raise self._lost(f"close code {self._socket.close_code}")
         _logger.warning("skipped a binary frame from %s", self._server)
 
     async def aclose(self) -> None:
@@ -216,3 +229,17 @@ class _AiohttpWebSocket:
             await self._socket.close()
         finally:
             await self._session.close()
+            self._drop_unsent()
+            if not self._closed.done():
+                self._closed.set_result(None)
+
+    def _drop_unsent(self) -> None:
+        # A transport with data that its peer does not take would stay open for many minutes.
+        if (number := self._transport_socket.fileno()) != -1:
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(number)) as connection:
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def _lost(self, reason: object) -> LMStudioWebsocketError:
+        return LMStudioWebsocketError(
+            f"the connection to LM Studio at {self._server} was lost: {reason}"
+        )

@@ -5,6 +5,7 @@ A settings class (such as `LlmLoadModelConfig`) names its fields as users write 
 types and defaults: lmstudio-js, lms-kv-config, schema.
 """
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -14,6 +15,11 @@ from msgspec import UNSET, Struct
 from lmstudio_async.wire.config_input import Config
 
 C = TypeVar("C", bound=Config)
+
+_logger = logging.getLogger("lmstudio_async")
+
+# What taking a value apart raises if it is built otherwise than expected.
+UNREADABLE = (TypeError, KeyError, IndexError, AttributeError, ValueError)
 
 LayerName: TypeAlias = Literal[
     "currentlyEditing",
@@ -100,9 +106,15 @@ def encode_settings(config: Config, settings: Iterable[Setting]) -> list[KvField
 def decode_settings(
     cls: type[C], values: dict[str, Any], settings: Iterable[Setting], **known: Any
 ) -> C:
-    """The settings object that `values`, by KV key, stand for; other keys are skipped."""
+    """The settings object that `values`, by KV key, stand for.
+
+    Other keys are skipped, and so are values of another form: they must not cost a whole answer.
+    """
     for setting in settings:
         value = values.get(setting.key)
         if value is not None:
-            known[setting.name] = setting.decode(value)
+            try:
+                known[setting.name] = setting.decode(value)
+            except UNREADABLE:
+                _logger.debug("skipped a value of %s that has an unknown form", setting.key)
     return cls(**known)

@@ -9,6 +9,7 @@ from msgspec import Meta, Struct, field
 
 from lmstudio_async.wire.config_input import Config
 from lmstudio_async.wire.kv_config import (
+    UNREADABLE,
     KvConfig,
     KvField,
     Setting,
@@ -309,8 +310,11 @@ def _decode_gpu_split(split: dict[str, Any] | None) -> GpuSetting | None:
         "evenly": "evenly",
         "priorityOrder": "favorMainGpu",
     }
-    return GpuSetting(
-        split_strategy=strategies.get(split["strategy"]),
-        disabled_gpus=split["disabledGpus"],
-        main_gpu=split["priority"][0] if split["priority"] else None,
-    )
+    try:
+        return GpuSetting(
+            split_strategy=strategies.get(split["strategy"]),
+            disabled_gpus=split["disabledGpus"],
+            main_gpu=split["priority"][0] if split["priority"] else None,
+        )
+    except UNREADABLE:
+        return None

@@ -12,12 +12,16 @@ from lmstudio_async.embedded.refusal import RequestError
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio]
 
 
-async def test_over_tcp(starter_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_over_tcp(
+    starter_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only who knows the key of this engine may use it."""
     monkeypatch.setattr(engine, "_HAS_UNIX_SOCKETS", False)
     progress: list[float] = []
     params = {"n_ctx": 256, "n_parallel": 1}
-    async with running_engine(starter_file, params, 98_362_432, progress.append) as running:
+    async with running_engine(
+        starter_file, params, 98_362_432, tmp_path, progress.append
+    ) as running:
         answer = await running.post("/tokenize", {"content": "Hello world"})
         assert answer == {"tokens": [19556, 905]}
         address = str(running._session._base_url)
@@ -34,8 +38,8 @@ async def test_over_tcp(starter_file: Path, monkeypatch: pytest.MonkeyPatch) -> 
         await running.post("/tokenize", {"content": "too late"})
 
 
-async def test_a_missing_file() -> None:
+async def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="could not load") as caught:
-        async with running_engine(Path("/nonexistent.gguf"), {}, 1, lambda _: None):
+        async with running_engine(Path("/nonexistent.gguf"), {}, 1, tmp_path, lambda _: None):
             pass
     assert "nonexistent" in (caught.value.error.cause or "")

@@ -2,8 +2,13 @@
 
 import json
 import logging
+import os
+import struct
+import sys
 from pathlib import Path
 
+import anyio
+import msgspec
 import pytest
 from gguf import GGUFWriter
 
@@ -218,3 +223,96 @@ async def test_an_unwritable_cache_is_no_problem(
 @pytest.mark.asyncio
 async def test_a_folder_that_does_not_exist() -> None:
     assert await Library(Path("/nonexistent"), {}, {}).models() == []
+
+
+NAMES_OF_NO_MODEL = [
+    "../secret",
+    "../secret.gguf",
+    "../../etc/passwd",
+    "/etc/passwd",
+    "p/../../secret.gguf",
+    "p/r/./real.gguf",
+    "file:///etc/passwd",
+    "~/secret.gguf",
+    "p/r/real.gguf\0",
+    "\0",
+    "",
+    ".",
+    "P\\R\\real.gguf",
+    "x" * 100_000,
+]
+
+
+@pytest.mark.asyncio
+async def test_names_are_looked_up_and_never_opened(tmp_path: Path) -> None:
+    """A key or path names a model of the list, or nothing."""
+    models = tmp_path / "models"
+    write_model(models / "p" / "r" / "real.gguf")
+    write_model(tmp_path / "secret.gguf")
+    library = Library(models, {"nick": "../secret.gguf"}, {"emb": "../secret"})
+    assert (await library.find("p/r/real.gguf", "llm")).key == "real"
+    for wanted in (*NAMES_OF_NO_MODEL, "nick", "emb"):
+        with pytest.raises(RequestError, match="No model on disk") as caught:
+            await library.find(wanted, "llm")
+        assert len(str(caught.value)) < 500
+    assert [model.key for model in await library.models()] == ["real"]
+
+
+@pytest.mark.asyncio
+@pytest.mark.skipif(sys.platform == "win32", reason="links need privileges there")
+async def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    write_model(models / "a" / "one.gguf")
+    write_model(tmp_path / "elsewhere" / "two.gguf")
+    (models / "a" / "back").symlink_to(models)
+    (models / "a" / "to-b").symlink_to(models / "b")
+    (models / "b").mkdir()
+    (models / "b" / "to-a").symlink_to(models / "a")
+    (models / "linked").symlink_to(tmp_path / "elsewhere")
+    (models / "b" / "lost.gguf").symlink_to(tmp_path / "nowhere.gguf")
+    (models / "b" / "self.gguf").symlink_to(models / "b" / "self.gguf")
+    found = await Library(models, {}, {}).models()
+    assert sorted(model.relative_path for model in found) == ["a/one.gguf", "linked/two.gguf"]
+
+
+@pytest.mark.asyncio
+@pytest.mark.skipif(sys.platform != "linux", reason="makes such files")
+async def test_what_is_no_plain_file_or_has_no_name_is_skipped(tmp_path: Path) -> None:
+    write_model(tmp_path / "p" / "good.gguf")
+    os.mkfifo(tmp_path / "p" / "pipe.gguf")
+    (tmp_path / "p" / "folder.gguf").mkdir()
+    (tmp_path / "p" / "device.gguf").symlink_to("/dev/zero")
+    not_utf8 = os.fsdecode(b"\xff")
+    write_model(tmp_path / "p" / f"{not_utf8}.gguf")
+    write_model(tmp_path / not_utf8 / "hidden.gguf")
+    with anyio.fail_after(60):
+        found = await Library(tmp_path, {}, {}).models()
+    assert [model.key for model in found] == ["good"]
+    msgspec.json.encode([model.info() for model in found])
+
+
+HOSTILE_FILES = {
+    "empty": b"",
+    "magic": b"GGUF",
+    "counts": b"GGUF" + struct.pack("<IQQ", 3, 2**63, 2**63),
+    "tensors": b"GGUF" + struct.pack("<IQQ", 3, 2**40, 0),
+    "string": b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 2**62) + b"x",
+    "array": b"GGUF"
+    + struct.pack("<IQQ", 3, 0, 1)
+    + struct.pack("<Q", 1)
+    + b"k"
+    + struct.pack("<IIQ", 9, 9, 2**40),
+    "key": b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 2) + b"\xff\xfe",
+    "zeros": bytes(4096),
+    "text": b"#!/bin/sh\nrm -rf /\n",
+}
+
+
+@pytest.mark.asyncio
+async def test_hostile_files_are_skipped(tmp_path: Path) -> None:
+    write_model(tmp_path / "p" / "good.gguf")
+    for name, content in HOSTILE_FILES.items():
+        (tmp_path / "p" / f"{name}.gguf").write_bytes(content)
+    with anyio.fail_after(100):
+        found = await Library(tmp_path, {}, {}).models()
+    assert [model.key for model in found] == ["good"]

@@ -1,16 +1,20 @@
 """The server in this process, where its inside can be made to fail."""
 
 import asyncio
+import hmac
 import logging
+import socket
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import pytest
 
-from lmstudio_async.embedded import server
+from lmstudio_async.embedded import auth, server
 from lmstudio_async.embedded.auth import is_trusted_request
 from lmstudio_async.embedded.management import ModelEndpoints
 from lmstudio_async.embedded.server import ServerConfig, run_server
+from lmstudio_async.wire.messages import Authentication
 
 from .raw import GUEST, RawSocket, Refused, connected, stack
 
@@ -86,20 +90,87 @@ async def test_the_configuration_does_not_show_its_token() -> None:
     assert "sk-lm" not in repr(config)
 
 
+LOCAL = "127.0.0.1"
+
+
 @pytest.mark.parametrize(
-    ("bound", "host", "origin", "trusted"),
+    ("bound", "hosts", "origins", "trusted"),
     [
-        ("0.0.0.0", "my-server:1234", None, True),
-        ("0.0.0.0", "my-server:1234", "http://my-server:8000", True),
-        ("0.0.0.0", "my-server:1234", "http://other", False),
-        ("127.0.0.1", None, None, False),
-        ("127.0.0.1", "[", None, False),
-        ("127.0.0.1", "app.localhost", None, True),
-        ("127.0.0.1", "127.8.8.8:1", None, True),
-        ("localhost", "localhost:1", "https://localhost.evil.example", False),
+        ("0.0.0.0", ["my-server:1234"], [], True),
+        ("0.0.0.0", ["my-server:1234"], ["http://my-server:8000"], True),
+        ("0.0.0.0", ["my-server:1234"], ["http://other"], False),
+        (LOCAL, [], [], False),
+        (LOCAL, ["localhost", "localhost"], [], False),
+        (LOCAL, ["localhost", "evil.example"], [], False),
+        (LOCAL, [""], [], False),
+        (LOCAL, ["["], [], False),
+        (LOCAL, ["localhost"], [], True),
+        (LOCAL, ["LOCALHOST:1234"], [], True),
+        (LOCAL, ["app.localhost"], [], True),
+        (LOCAL, ["127.8.8.8:1"], [], True),
+        (LOCAL, ["[::1]:1234"], [], True),
+        (LOCAL, ["[::1]"], ["http://[::1]:8080"], True),
+        (LOCAL, ["0.0.0.0:1234"], [], False),
+        (LOCAL, ["localhost."], [], False),
+        (LOCAL, ["127.0.0.1."], [], False),
+        (LOCAL, ["2130706433"], [], False),
+        (LOCAL, ["0x7f000001"], [], False),
+        (LOCAL, ["0177.0.0.1"], [], False),
+        (LOCAL, ["127.1"], [], False),
+        (LOCAL, ["evil@localhost"], [], False),
+        (LOCAL, ["localhost@evil.example"], [], False),
+        (LOCAL, ["localhost/evil.example"], [], False),
+        (LOCAL, ["localhost:1234:evil"], [], False),
+        (LOCAL, ["localhost.evil.example"], [], False),
+        (LOCAL, ["evil.example#localhost"], [], False),
+        (LOCAL, ["localhost\tevil"], [], False),
+        (LOCAL, ["localhost"], ["null"], False),
+        (LOCAL, ["localhost"], [""], False),
+        (LOCAL, ["localhost"], ["http://localhost:3000", "https://evil.example"], False),
+        (LOCAL, ["localhost"], ["http://localhost:3000"], True),
+        (LOCAL, ["localhost"], ["file://localhost"], False),
+        (LOCAL, ["localhost"], ["chrome-extension://localhost"], False),
+        (LOCAL, ["localhost"], ["http://evil.example@localhost"], False),
+        (LOCAL, ["localhost"], ["http://localhost@evil.example"], False),
+        (LOCAL, ["localhost"], ["http://localhost.evil.example"], False),
+        (LOCAL, ["localhost"], ["http://evil.example/http://localhost"], False),
+        ("localhost", ["localhost:1"], ["https://localhost.evil.example"], False),
     ],
 )
 async def test_trusted_requests(
-    bound: str, host: str | None, origin: str | None, trusted: bool
+    bound: str, hosts: list[str], origins: list[str], trusted: bool
 ) -> None:
-    assert is_trusted_request(bound, host, origin) is trusted
+    assert is_trusted_request(bound, hosts, origins) is trusted
+
+
+async def test_a_name_that_only_looks_like_loopback(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    """A resolver may take any name to any address."""
+    elsewhere = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("192.0.2.1", 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: elsewhere)
+    with pytest.raises(ValueError, match="no loopback address"):
+        async with run_server(ServerConfig(models_dir=str(tmp_path), host="app.localhost")):
+            pass
+
+
+async def test_both_halves_of_a_token_are_always_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[bytes, ...]] = []
+
+    def compare(*pair: bytes) -> bool:
+        compared.append(pair)
+        return hmac.compare_digest(*pair)
+
+    monkeypatch.setattr(auth, "hmac", SimpleNamespace(compare_digest=compare))
+    authenticator = auth.Authenticator("sk-lm-12345678:12345678901234567890")
+    for name, passkey in (("x", "y"), ("12345678", "y"), ("x", "12345678901234567890")):
+        compared.clear()
+        with (
+            pytest.raises(auth.AuthenticationError),
+            authenticator.admit(Authentication(name, passkey)),
+        ):
+            pass
+        assert compared == [
+            (name.encode(), b"12345678"),
+            (passkey.encode(), b"12345678901234567890"),
+        ]

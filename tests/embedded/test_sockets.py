@@ -8,10 +8,12 @@ from typing import Any
 import aiohttp
 import pytest
 
+import lmstudio_async as lms
 from lmstudio_async.embedded import EmbeddedServer
 
 from .conftest import Connect
 from .raw import GUEST, RawSocket, connected, stack
+from .rude import rude_client
 
 pytestmark = pytest.mark.asyncio
 
@@ -66,12 +68,17 @@ async def test_guests_keep_their_passkey(embedded: EmbeddedServer) -> None:
 
 async def test_token(models_dir: Any, capfd: pytest.CaptureFixture[str]) -> None:
     async with EmbeddedServer(models_dir, api_token=TOKEN) as server:
-        identifier, passkey = TOKEN.split(":")
+        identifier, passkey = TOKEN.removeprefix("sk-lm-").split(":")
         async with connected(server.api_host, "llm", credentials(identifier, passkey)) as socket:
             assert await socket.loaded() == []
         for wrong in (GUEST, credentials(identifier, "0" * 20), credentials("x", passkey)):
             async with connected(server.api_host, "llm", None) as socket:
                 assert "API token" in await refusal(socket, wrong)
+        async with lms.Client(server.api_host, api_token=TOKEN) as client:
+            assert await client.llm.list_loaded() == []
+        async with lms.Client(server.api_host, api_token=TOKEN[:-1] + "x") as client:
+            with pytest.raises(lms.LMStudioClientError, match="API token"):
+                await client.llm.list_loaded()
     assert passkey not in "".join(capfd.readouterr())
 
 
@@ -208,6 +215,28 @@ async def test_web_pages_are_kept_out(
         except aiohttp.WSServerHandshakeError as error:
             outcome = error.status
     assert outcome == status
+
+
+@pytest.mark.parametrize("path", ["lmstudio-greeting", "llm", "nonsense"])
+async def test_no_page_may_read_an_answer(embedded: EmbeddedServer, path: str) -> None:
+    """Without these headers a browser keeps the answer from the page that asked for it."""
+    origin = {"Origin": "http://localhost:3000", "Access-Control-Request-Method": "GET"}
+    async with aiohttp.ClientSession() as session:
+        for method in ("GET", "OPTIONS", "POST", "HEAD"):
+            url = f"http://{embedded.api_host}/{path}"
+            async with session.request(method, url, headers=origin) as response:
+                assert not [name for name in response.headers if name.startswith("Access-Control")]
+                assert response.headers["Server"] == "lmstudio_async"
+                if path != "lmstudio-greeting" or method not in ("GET", "HEAD"):
+                    assert response.status in (400, 404, 405)
+
+
+async def test_duplicate_hosts_are_refused(embedded: EmbeddedServer) -> None:
+    async with rude_client(embedded.api_host) as client:
+        await client.send(
+            b"GET /lmstudio-greeting HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n"
+        )
+        assert (await client.read_to_end())[8:12] in (b" 400", b" 403")
 
 
 async def test_system(connect: Connect, embedded: EmbeddedServer) -> None:

@@ -123,6 +123,16 @@ async def test_both_kinds_of_models(client: lms.Client) -> None:
         assert (await llm.get_processing_state()).status == "idle"
 
 
+async def test_texts_that_are_computed_together_get_their_own_vectors(client: lms.Client) -> None:
+    texts = [f"{number} " + "waves " * (number % 4) for number in range(20)]
+    async with client.embedding.model("nomic-embed-text-v1.5") as embedder:
+        together = await embedder.embed(texts)
+        for text, vector in zip(texts, together, strict=True):
+            # Sums are rounded in another order where several texts are computed together.
+            assert await embedder.embed(text) == pytest.approx(vector, abs=5e-3)
+        assert together[0] != pytest.approx(together[1], abs=5e-3)
+
+
 async def test_load_settings_take_effect(client: lms.Client) -> None:
     config = lms.LlmLoadModelConfig(context_length=1024)
     async with client.llm.load_new_instance(STARTER, config=config) as model:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import anyio
 import pytest
 
 import lmstudio_async as lms
@@ -116,3 +117,28 @@ async def test_an_agent_calls_its_tool(client: lms.Client) -> None:
 async def test_images_are_refused_clearly(client: lms.Client) -> None:
     with pytest.raises(lms.LMStudioServerError, match="no vision"):
         await client.prepare_image(b"\x89PNG and so on")
+
+
+async def test_giving_up_in_the_queue_takes_nobody_elses_place(client: lms.Client) -> None:
+    config = {"maxParallelPredictions": 1}
+    async with client.llm.load_new_instance(STARTER, config=config) as model:
+
+        async def wait_for_queue(length: int) -> None:
+            with anyio.fail_after(30):
+                while (await model.get_processing_state()).queued != length:
+                    pass  # the server has no event to wait for
+
+        async with model.respond_stream("Write a very long story.") as first:
+            await first.next_fragment()
+            async with anyio.create_task_group() as group:
+
+                async def respond() -> None:
+                    assert (await model.respond("Hello", config={"maxTokens": 1})).content
+
+                group.start_soon(respond)
+                await wait_for_queue(1)
+                third = await model.respond_stream("Hello")
+                await wait_for_queue(2)
+                await third.cancel()
+                await third.wait_for_result()
+                first.abandon()

@@ -54,7 +54,9 @@ class Peer:
         if length >= 126:
             length = int.from_bytes(self._read(2 if length == 126 else 8))
         mask, data = self._read(4), self._read(length)
-        return first & 0x0F, bytes(byte ^ mask[i % 4] for i, byte in enumerate(data))
+        key = (mask * (length // 4 + 1))[:length]
+        content = int.from_bytes(data) ^ int.from_bytes(key)
+        return first & 0x0F, content.to_bytes(length)
 
     def wait_for_end(self) -> None:
         """Wait until the client has closed the connection."""
@@ -71,13 +73,13 @@ class Peer:
         self.connection.close()
 
     def _read(self, count: int) -> bytes:
-        data = b""
+        data = bytearray()
         while len(data) < count:
             part = self.connection.recv(count - len(data))
             if not part:
                 raise ConnectionError("the client hung up within a frame")
             data += part
-        return data
+        return bytes(data)
 
 
 def frame_head(opcode: int, length: int, *, fin: bool = True) -> bytes:

@@ -2,8 +2,9 @@
 
 import logging
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 import pytest
@@ -358,3 +359,79 @@ async def test_without_the_extra_trio_is_told_of_it(
             current_backend()
     else:
         current_backend()
+
+
+async def test_cancelling_one_sender_leaves_the_others_that_wait() -> None:
+    """aiohttp has all that wait for a full socket wait for one future."""
+    read = threading.Event()
+    frames: list[bytes] = []
+
+    def read_late(peer: Peer) -> None:
+        assert read.wait(10)
+        with suppress(ConnectionError):
+            while True:
+                frames.append(peer.read_frame()[1])
+
+    async with connected(read_late) as socket:
+        sent: list[int] = []
+
+        async def send(number: int) -> None:
+            await socket.send(b"%d" % number + b"x" * 8_000_000)
+            sent.append(number)
+
+        async with anyio.create_task_group() as group:
+            with anyio.CancelScope() as scope:
+                async with anyio.create_task_group() as cancelled:
+                    cancelled.start_soon(send, 1)
+                    await anyio.wait_all_tasks_blocked()
+                    group.start_soon(send, 2)
+                    await anyio.wait_all_tasks_blocked()
+                    scope.cancel()
+                    read.set()
+            group.start_soon(send, 3)
+        assert sent[-2:] == [2, 3]
+    assert [frame[:1] for frame in frames[:3]] == [b"1", b"2", b"3"]
+
+
+async def test_closing_does_not_wait_for_a_peer_that_takes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # On trio a frame that is half sent is waited for, that long.
+    monkeypatch.setattr("lmstudio_async.transport._trio._SEND_TIMEOUT", 0.2)
+    closed = threading.Event()
+
+    def read_nothing(_: Peer) -> None:
+        assert closed.wait(20)
+
+    with anyio.fail_after(10):
+        async with connected(read_nothing) as socket:
+            async with anyio.create_task_group() as group:
+                group.start_soon(socket.send, b"x" * 16_000_000)
+                await anyio.wait_all_tasks_blocked()
+                group.cancel_scope.cancel()
+            await socket.aclose()
+            closed.set()
+
+
+async def test_closing_ends_what_waits_for_a_peer_that_takes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lmstudio_async.transport._trio._SEND_TIMEOUT", 0.2)
+    ended = threading.Event()
+
+    def read_in_the_end(peer: Peer) -> None:
+        assert ended.wait(20)
+        peer.wait_for_end()
+
+    async with connected(read_in_the_end) as socket:
+        with anyio.fail_after(10):
+
+            async def send() -> None:
+                with pytest.raises(LMStudioWebsocketError, match="was lost"):
+                    await socket.send(b"x" * 16_000_000)
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(send)
+                await anyio.wait_all_tasks_blocked()
+                await socket.aclose()
+            ended.set()

@@ -1,0 +1,1 @@
+"""The embedded server against the engine it runs: llama.cpp on its own."""
