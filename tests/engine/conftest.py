@@ -1,7 +1,7 @@
 """Every frame between the client and the embedded server is held against the protocol."""
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import anyio
@@ -29,6 +29,16 @@ class CheckedWebSocket:
         frame = await self._socket.receive()
         self._checker.server_frame(json.loads(frame))
         return frame
+
+    async def receive_all(self, take: Callable[[bytes], bytes | None]) -> None:
+        def checked(frame: bytes) -> bytes | None:
+            self._checker.server_frame(json.loads(frame))
+            answer = take(frame)
+            if answer is not None:
+                self._checker.client_frame(json.loads(answer))
+            return answer
+
+        await self._socket.receive_all(checked)
 
     async def aclose(self) -> None:
         await self._socket.aclose()
