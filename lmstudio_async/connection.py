@@ -2,11 +2,11 @@
 
 import logging
 import math
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 from anyio import Event
-from msgspec import Raw, UnsetType
 
 from lmstudio_async.errors import (
     LMStudioClientError,
@@ -96,10 +96,12 @@ class Connection:
         return self._multiplexer.warnings >= MAX_WARNINGS
 
     async def call(
-        self, endpoint: str, parameter: object, asked: str, bound: Bound
-    ) -> Raw | UnsetType:
-        """Call an endpoint and wait for its undecoded result."""
-        call_id, call, frame = self._multiplexer.call(endpoint, parameter, asked, bound)
+        self, endpoint: str, parameter: object, asked: str, bound: Bound, result_type: Any
+    ) -> Any:
+        """Call an endpoint and wait for its result, of that type or undecoded."""
+        call_id, call, frame = self._multiplexer.call(
+            endpoint, parameter, asked, bound, result_type
+        )
         self._set_alarm(call.deadline)
         try:
             await self._send(frame)

@@ -3,8 +3,9 @@
 import math
 from collections import deque
 from collections.abc import Awaitable
+from typing import Any
 
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import UNSET, Raw
 
 from lmstudio_async.errors import LMStudioError, LMStudioRuntimeError
 from lmstudio_async.timeouts import Bound
@@ -27,19 +28,19 @@ class Call:
         self.bound = bound
         self.deadline = now + bound.seconds
         self.done = False
-        self.result: Raw | UnsetType = UNSET
+        self.result: Any = UNSET
         self.error: LMStudioError | None = None
         self._wakeup = wakeup
 
-    async def wait(self) -> Raw | UnsetType:
-        """The undecoded answer. Raises the error that the call ended in."""
+    async def wait(self) -> Any:
+        """The answer, in its type or undecoded. Raises the error that the call ended in."""
         while not self.done:
             await self._wakeup.wait()
         if self.error is not None:
             raise self.error
         return self.result
 
-    def finish(self, result: Raw | UnsetType, error: LMStudioError | None = None) -> None:
+    def finish(self, result: Any, error: LMStudioError | None = None) -> None:
         self.done, self.result, self.error = True, result, error
         self._wakeup.set()
 

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from copy import copy
 from typing import Any
 
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 
 from lmstudio_async.errors import (
     LMStudioError,
@@ -46,6 +46,8 @@ MAX_WARNINGS = 4
 # The number of an exchange, in frames of which no more can be made out.
 _ID = re.compile(rb'"(callId|channelId)" *: *(\d{1,15})\b')
 _ANSWERS = {"rpcResult", "rpcError", "channelSend", "channelClose", "channelError"}
+
+_UNTYPED = messages.server_message_decoder(Raw)
 
 _ENDPOINT = re.compile(r"\bendpoint(?:Name)? = (\w+)")
 _REFUSALS = {
@@ -85,6 +87,7 @@ class Multiplexer:
         self._last_id = 0
         self._calls: dict[int, Call] = {}
         self._channels: dict[int, Channel] = {}
+        self._decoder = _UNTYPED
         self.warnings = 0
         self.last_received = clock()
 
@@ -101,11 +104,18 @@ class Multiplexer:
         return min(min(calls, default=math.inf), min(channels, default=math.inf))
 
     def call(
-        self, endpoint: str, parameter: object, asked: str, bound: Bound
+        self, endpoint: str, parameter: object, asked: str, bound: Bound, result_type: Any = Raw
     ) -> tuple[int, Call, bytes]:
-        """Start a call: its number, the call, and the frame to send."""
+        """Start a call: its number, the call, and the frame to send.
+
+        Its result will be of the type, or undecoded.
+        """
         self._last_id += 1
         frame = _encode(messages.RpcCall(endpoint, self._last_id, parameter), asked)
+        decoder = messages.server_message_decoder(result_type)
+        if decoder is not self._decoder:
+            # A frame tells which call it answers only when it is decoded.
+            self._decoder = _UNTYPED if self._calls else decoder
         call = Call(endpoint, asked, bound, self._clock(), self._new_wakeup())
         self._calls[self._last_id] = call
         return self._last_id, call, frame
@@ -131,9 +141,12 @@ class Multiplexer:
         """
         now = self.last_received = self._clock()
         try:
-            message = messages.decode_server_message.decode(frame)
-        except messages.DECODE_ERRORS as error:
-            return self._skip(frame, error)
+            message = self._decoder.decode(frame)
+        except messages.DECODE_ERRORS:
+            try:
+                message = _UNTYPED.decode(frame)
+            except messages.DECODE_ERRORS as error:
+                return self._skip(frame, error)
         if type(message) is ChannelSend:  # first, and without `match`: most frames are fragments
             channel = self._channels.get(message.channel_id)
             if channel is not None and not channel.add(message.message, now):
@@ -257,7 +270,7 @@ def _after(channel: Channel) -> str:
     try:
         last = messages.frame_decoder.decode(channel.last).type
     except messages.DECODE_ERRORS:
-        last = "unknown packet"
+        last = "unreadable one"
     return f" after {channel.received} packets, the last one a {last!r},"
 
 

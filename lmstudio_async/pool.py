@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 import anyio
 import msgspec
 from anyio import Event
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import UNSET, Raw
 
 from lmstudio_async.connection import Connection
 from lmstudio_async.errors import (
@@ -161,15 +161,16 @@ class Pool:
         """
         asked = asked or f"{namespace}.{endpoint}"
         bound = bound or self.timeouts.bound("call")
+        expected = Raw if result_type is None else result_type
         try:
             connection = await self._connection(namespace)
             try:
-                result = await connection.call(endpoint, parameter, asked, bound)
+                result = await connection.call(endpoint, parameter, asked, bound, expected)
             except LMStudioWebsocketError:
                 if not read_only:
                     raise
                 connection = await self._connection(namespace)
-                result = await connection.call(endpoint, parameter, asked, bound)
+                result = await connection.call(endpoint, parameter, asked, bound, expected)
         except RefusedError as error:
             raise await self.explain(error) from None
         return cast(T, self._decode(result, result_type, asked))
@@ -204,9 +205,11 @@ class Pool:
         for connection in list(self._connections.values()):
             await connection.aclose()
 
-    def _decode(self, result: Raw | UnsetType, result_type: Any, asked: str) -> object:
+    def _decode(self, result: Any, result_type: Any, asked: str) -> object:
         if result_type is None:
             return None
+        if result is not UNSET and type(result) is not Raw:
+            return result
         try:
             return _decoder(result_type).decode(b"null" if result is UNSET else result)
         except messages.DECODE_ERRORS as error:
@@ -280,8 +283,10 @@ class Pool:
         if self._server_version is None:
             try:
                 connection = await self._connection("system")
-                raw = await connection.call("version", UNSET, "system.version", _VERSION_BOUND)
-                version = cast(ServerVersion, self._decode(raw, ServerVersion, "system.version"))
+                answer = await connection.call(
+                    "version", UNSET, "system.version", _VERSION_BOUND, ServerVersion
+                )
+                version = cast(ServerVersion, self._decode(answer, ServerVersion, "system.version"))
             except LMStudioError:
                 return "of an unknown version"
             self._server_version = f"LM Studio {version.version}"

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import anyio
 import pytest
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 
 import lmstudio_async as lms
 from lmstudio_async import pool
@@ -472,7 +472,7 @@ async def test_what_is_sent_on_a_connection_that_has_ended_fails(
     connection = await client._open.pool._connection("llm")
     connection.closed = True  # as its reader says before it has closed the socket
     with pytest.raises(lms.LMStudioWebsocketError, match="the next call reconnects"):
-        await connection.call("listLoaded", UNSET, "asked", Bound("call", 60))
+        await connection.call("listLoaded", UNSET, "asked", Bound("call", 60), Raw)
     assert await client.llm.list_loaded() == []
     await connection.aclose()
 

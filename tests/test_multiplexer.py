@@ -628,3 +628,60 @@ def test_no_frames_whatever_raise(frames: list[bytes]) -> None:
     multiplexer.fail_all(LMStudioWebsocketError("gone"))
     assert calls[0].done
     assert channels[0].ended
+
+
+def test_a_stream_that_times_out_after_an_unreadable_packet() -> None:
+    """The error tells of the last packet, which may be anything."""
+    clock = Clock()
+    multiplexer = new_multiplexer(clock)
+    channel = open_channel(multiplexer)
+    receive(multiplexer, type="channelSend", channelId=channel.id, message=[1])
+    clock.now += 10_000
+    assert multiplexer.expire()
+    assert isinstance(channel.error, LMStudioTimeoutError)
+    assert "unreadable" in str(channel.error)
+
+
+# Types of results
+
+
+def result_of(multiplexer: Multiplexer, result: Any, **call: Any) -> Any:
+    call_id, started, _ = multiplexer.call("tokenize", UNSET, "asked", CALL, **call)
+    receive(multiplexer, type="rpcResult", callId=call_id, result=result)
+    return started.result
+
+
+def test_a_result_comes_in_its_type(multiplexer: Multiplexer) -> None:
+    assert result_of(multiplexer, [1, 2], result_type=list[int]) == [1, 2]
+    assert result_of(multiplexer, "a", result_type=str) == "a"
+    assert result_of(multiplexer, None, result_type=str | None) is None
+
+
+def test_results_of_several_types_at_once_come_undecoded(multiplexer: Multiplexer) -> None:
+    numbers = {}
+    calls = {}
+    for name, result_type in [("first", list[int]), ("second", str), ("third", list[int])]:
+        number, calls[name], _ = multiplexer.call(name, UNSET, "asked", CALL, result_type)
+        numbers[name] = number
+    for name, result in [("third", [3]), ("second", "two"), ("first", [1])]:
+        receive(multiplexer, type="rpcResult", callId=numbers[name], result=result)
+    assert {name: bytes(call.result) for name, call in calls.items()} == {
+        "first": b"[1]",
+        "second": b'"two"',
+        "third": b"[3]",
+    }
+    assert result_of(multiplexer, [4], result_type=list[int]) == [4]
+
+
+def test_a_result_of_another_type_comes_undecoded(multiplexer: Multiplexer) -> None:
+    assert bytes(result_of(multiplexer, "words", result_type=list[int])) == b'"words"'
+
+
+def test_a_late_result_of_another_type_is_ignored(multiplexer: Multiplexer) -> None:
+    late, _, _ = multiplexer.call("late", UNSET, "asked", CALL, str)
+    multiplexer.forget_call(late)
+    number, call, _ = multiplexer.call("now", UNSET, "asked", CALL, list[int])
+    receive(multiplexer, type="rpcResult", callId=late, result="late")
+    assert not call.done
+    receive(multiplexer, type="rpcResult", callId=number, result=[1])
+    assert call.result == [1]

@@ -87,27 +87,24 @@ def is_loopback(host: str) -> bool:
 
 
 def is_trusted_request(bound_host: str, hosts: Sequence[str], origins: Sequence[str]) -> bool:
-    """Whether a request may come from someone else than a web page of another site.
+    """Whether a request comes from someone else than a web page of another origin.
 
     Takes the values of its `Host` and `Origin` headers. A page can name this server's address under
-    a host name of its own (DNS rebinding), or open a WebSocket from its own origin. Who binds to
-    other than loopback chooses the names by which the server is reached, and needs a token; there
-    only the origin counts. Pages of this machine are let in, on whatever port: whoever can serve
-    one can reach the server without a browser, too.
+    a host name of its own (DNS rebinding), or open a WebSocket from its own origin, which another
+    port of this machine is, too. Who binds to other than loopback chooses the names by which the
+    server is reached, and needs a token; there only the origin counts.
     """
     if len(hosts) != 1 or len(origins) > 1:
         return False
-    host = _host_name(_HOST, hosts[0])
-    if host is None:
+    match = _HOST.fullmatch(hosts[0])
+    if match is None:
         return False
+    host = match[1].strip("[]").lower()
     if is_loopback(bound_host) and not (is_loopback(host) or host == bound_host.lower()):
         return False
     if not origins:
         return True
-    origin = _host_name(_ORIGIN, origins[0])
-    return origin is not None and (origin == host or is_loopback(origin))
-
-
-def _host_name(pattern: re.Pattern[str], value: str) -> str | None:
-    match = pattern.fullmatch(value)
-    return None if match is None else match[1].strip("[]").lower()
+    return (
+        _ORIGIN.fullmatch(origins[0]) is not None
+        and origins[0].partition("://")[2].lower() == hosts[0].lower()
+    )

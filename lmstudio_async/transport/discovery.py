@@ -94,7 +94,8 @@ async def _get(address: Address, path: str) -> bytes:
     answer = b""
     async with await anyio.connect_tcp(address.host, address.port) as stream:
         await stream.send(request.encode("ascii"))
-        while len(answer) < _GREETING_LIMIT:
+        # Who keeps the connection open all the same has said enough once it has greeted.
+        while len(answer) < _GREETING_LIMIT and not _is_greeting(answer):
             try:
                 answer += await stream.receive()
             except EndOfStream:

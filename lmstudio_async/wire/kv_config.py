@@ -114,7 +114,9 @@ def decode_settings(
         value = values.get(setting.key)
         if value is not None:
             try:
-                known[setting.name] = setting.decode(value)
+                decoded = setting.decode(value)
+                cls(**{setting.name: decoded})  # which refuses what no user may set
+                known[setting.name] = decoded
             except UNREADABLE:
                 _logger.debug("skipped a value of %s that has an unknown form", setting.key)
     return cls(**known)

@@ -197,8 +197,9 @@ async def test_an_oversize_frame_ends_only_its_own_socket(connect: Connect) -> N
         ({"Origin": "null"}, 403),
         ({"Host": "evil.example"}, 403),
         ({"Host": "evil.example:1234", "Origin": "http://evil.example:1234"}, 403),
-        ({"Origin": "http://localhost:3000"}, 200),
-        ({"Origin": "http://127.0.0.1"}, 200),
+        ({"Origin": "http://localhost:3000"}, 403),
+        ({"Origin": "http://127.0.0.1"}, 403),
+        ({"Host": "localhost:1234", "Origin": "http://localhost:1234"}, 200),
         ({"Host": "localhost:1234"}, 200),
         ({"Host": "[::1]:1234"}, 200),
     ],
@@ -220,7 +221,10 @@ async def test_web_pages_are_kept_out(
 @pytest.mark.parametrize("path", ["lmstudio-greeting", "llm", "nonsense"])
 async def test_no_page_may_read_an_answer(embedded: EmbeddedServer, path: str) -> None:
     """Without these headers a browser keeps the answer from the page that asked for it."""
-    origin = {"Origin": "http://localhost:3000", "Access-Control-Request-Method": "GET"}
+    origin = {
+        "Origin": f"http://{embedded.api_host}",
+        "Access-Control-Request-Method": "GET",
+    }
     async with aiohttp.ClientSession() as session:
         for method in ("GET", "OPTIONS", "POST", "HEAD"):
             url = f"http://{embedded.api_host}/{path}"

@@ -130,6 +130,16 @@ async def test_lm_studio_greets(answer: bytes) -> None:
         assert await greets(at(server.port))
 
 
+async def test_a_server_that_keeps_the_connection_open_has_greeted_all_the_same() -> None:
+    def greet_and_stay(peer: Peer) -> None:
+        peer.request()
+        peer.send(GREETING)
+        peer.wait_for_end()
+
+    with RawServer(greet_and_stay) as server:
+        assert await greets(at(server.port))
+
+
 @pytest.mark.parametrize(
     "answer",
     [

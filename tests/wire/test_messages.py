@@ -20,9 +20,9 @@ from lmstudio_async.wire.messages import (
     authentication_decoder,
     authentication_result_decoder,
     decode_client_message,
-    decode_server_message,
     encode,
     frame_decoder,
+    server_message_decoder,
 )
 from tests.wire.strategies import to_json
 
@@ -80,6 +80,8 @@ FROM_SERVER = [
     ),
 ]
 
+decode_server_message = server_message_decoder(Raw).decode
+
 
 @pytest.mark.parametrize(("message", "frame"), FROM_CLIENT)
 def test_a_frame_from_the_client(message: msgspec.Struct, frame: object) -> None:
@@ -90,11 +92,11 @@ def test_a_frame_from_the_client(message: msgspec.Struct, frame: object) -> None
 @pytest.mark.parametrize(("message", "frame"), FROM_SERVER)
 def test_a_frame_from_the_server(message: msgspec.Struct, frame: object) -> None:
     assert to_json(message) == frame
-    assert to_json(decode_server_message.decode(encode(message))) == frame
+    assert to_json(decode_server_message(encode(message))) == frame
 
 
 def test_payloads_stay_undecoded() -> None:
-    message = decode_server_message.decode(b'{"type":"rpcResult","result":{"a" : 1},"callId":3}')
+    message = decode_server_message(b'{"type":"rpcResult","result":{"a" : 1},"callId":3}')
     assert isinstance(message, RpcResult)
     assert isinstance(message.result, Raw)
     assert bytes(message.result) == b'{"a" : 1}'
@@ -102,7 +104,7 @@ def test_payloads_stay_undecoded() -> None:
 
 @pytest.mark.parametrize(("result", "is_absent"), [("", True), (',"result":null', False)])
 def test_an_absent_result_is_not_null(result: str, is_absent: bool) -> None:
-    message = decode_server_message.decode(f'{{"type":"rpcResult","callId":3{result}}}'.encode())
+    message = decode_server_message(f'{{"type":"rpcResult","callId":3{result}}}'.encode())
     assert isinstance(message, RpcResult)
     assert (message.result is UNSET) is is_absent
 
@@ -117,18 +119,18 @@ def test_an_absent_parameter_is_not_null(parameter: str, is_absent: bool) -> Non
 
 @pytest.mark.parametrize("frame", [frame for _, frame in FROM_SERVER])
 def test_unknown_fields_are_ignored(frame: dict[str, object]) -> None:
-    decoded = decode_server_message.decode(json.dumps(frame | {"fromTheFuture": [1]}).encode())
+    decoded = decode_server_message(json.dumps(frame | {"fromTheFuture": [1]}).encode())
     assert to_json(decoded) == frame
 
 
 def test_an_unknown_type_differs_from_a_malformed_frame() -> None:
     future = b'{"type":"signalUpdate","subscribeId":1,"patches":[]}'
     with pytest.raises(msgspec.ValidationError):
-        decode_server_message.decode(future)
+        decode_server_message(future)
     assert frame_decoder.decode(future).type == "signalUpdate"
     for malformed in (b'{"type":"rpcResult"}', b'{"type":"rpcResult","callId":"1"}'):
         with pytest.raises(msgspec.ValidationError):
-            decode_server_message.decode(malformed)
+            decode_server_message(malformed)
         assert frame_decoder.decode(malformed).type == "rpcResult"
     with pytest.raises(msgspec.DecodeError):
         frame_decoder.decode(b"{")
