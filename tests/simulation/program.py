@@ -18,6 +18,9 @@ from tests.simulation.log import Log
 # to 10 s each, and the pauses between them), and the longest bound, that of a load (120 s).
 OPERATION_BOUND = 300.0
 
+# Timeouts.close, and the goodbyes of the sockets.
+CLOSE_BOUND = 60.0 + 10.0
+
 Operation = Callable[[], Coroutine[Any, Any, None]]
 
 

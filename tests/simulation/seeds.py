@@ -13,7 +13,7 @@ from tests.contract import ContractChecker
 from tests.simulation import clock
 from tests.simulation.clock import HangError, LoopName
 from tests.simulation.faults import Storm
-from tests.simulation.program import Actor
+from tests.simulation.program import CLOSE_BOUND, Actor
 from tests.simulation.world import Run, World, live
 
 LOOPS: Sequence[LoopName] = ("asyncio", "trio")
@@ -122,7 +122,7 @@ async def _random_program(world: World, seed: int, loop: LoopName) -> None:
                     if draw.random() < 0.1:
                         await anyio.sleep(draw.uniform(0, 3))
                         ledger.closes()
-                        await ledger.attempt("early close", client.aclose, 400)
+                        await ledger.attempt("early close", client.aclose, CLOSE_BOUND)
 
     async with anyio.create_task_group() as group:
         group.start_soon(use_client, "a")

@@ -17,7 +17,9 @@ from tests.contract import ContractChecker
 from tests.scripted_endpoints import fragment_packet
 from tests.scripted_models import (
     Json,
+    Refusal,
     embedding,
+    failure,
     identifier_not_found,
     model_on_disk,
     no_model_matching,
@@ -54,14 +56,6 @@ class Instance:
     channel: "Channel | None"
     loaded_at: float
     excused: str | None = None
-
-
-class Refusal(Exception):
-    """An error that the server answers with."""
-
-    def __init__(self, error: Json) -> None:
-        super().__init__(error["title"])
-        self.error = error
 
 
 class Server:
@@ -110,7 +104,7 @@ class Server:
         """A name that no other instance has and none that is loading."""
         taken = self.reserved | self.loaded.keys()
         if wanted is not None and wanted in taken:
-            raise Refusal({"title": f"{wanted} is taken", "rootTitle": "taken"})
+            raise Refusal(failure(f"{wanted} is taken"))
         number, name = 1, wanted or key
         while name in taken:
             number += 1
@@ -306,7 +300,7 @@ class Session:
             raise Refusal(identifier_not_found(identifier, server.loaded))
         if server.faults.refuses_unload():
             instance.excused = "the server refused to unload it"
-            raise Refusal({"title": "It cannot be unloaded now.", "rootTitle": "refused"})
+            raise Refusal(failure("It cannot be unloaded now."))
         del server.loaded[identifier]
         server.log(f"unloaded {identifier}, {instance.info.instance_reference}")
         server.on_unload(self.client, instance)

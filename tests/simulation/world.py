@@ -22,7 +22,7 @@ from tests.simulation.faults import Calm
 from tests.simulation.invariants import check_client, check_idle, check_server, check_unload
 from tests.simulation.log import Log
 from tests.simulation.network import MemoryBackend, Network
-from tests.simulation.program import Ledger
+from tests.simulation.program import CLOSE_BOUND, Ledger
 from tests.simulation.server import Instance, Server
 
 # Virtual seconds after which a program is taken to hang. Each of its operations has a bound of its
@@ -69,9 +69,8 @@ class World:
                 self.violations += check_idle(session, ledger, self.server)
         finally:
             ledger.closes()
-            bound = 40.0 * (3 + len(session.lifecycle._instances))
             with anyio.CancelScope(shield=True):
-                await ledger.attempt("close", client.aclose, bound)
+                await ledger.attempt("close", client.aclose, CLOSE_BOUND)
             self.violations += check_client(session)
 
     @property
