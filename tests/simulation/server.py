@@ -253,8 +253,9 @@ class Session:
         result: Any = UNSET
         try:
             if call.endpoint == "unloadModel":
-                yield self.server.faults.work()
-                self._unload(msgspec.json.decode(cast(Raw, call.parameter))["identifier"])
+                yield from self._unload(
+                    msgspec.json.decode(cast(Raw, call.parameter))["identifier"]
+                )
             else:
                 result = self._result(call.endpoint, call.parameter)
         except Refusal as refusal:
@@ -293,7 +294,7 @@ class Session:
                 return loading.EmbeddingResult(embedding(embed.input_string))
         raise AssertionError(f"the model of the server does not know {endpoint}")
 
-    def _unload(self, identifier: str) -> None:
+    def _unload(self, identifier: str) -> Iterator[float]:
         server = self.server
         instance = server.loaded.get(identifier)
         if instance is None or instance.namespace != self.namespace:
@@ -301,9 +302,13 @@ class Session:
         if server.faults.refuses_unload():
             instance.excused = "the server refused to unload it"
             raise Refusal(failure("It cannot be unloaded now."))
+        # What is unloaded is settled now; what happens to its name meanwhile makes no difference.
+        server.on_unload(self.client, instance)
+        yield server.faults.work()
+        if server.loaded.get(identifier) is not instance:
+            raise Refusal(identifier_not_found(identifier, server.loaded))
         del server.loaded[identifier]
         server.log(f"unloaded {identifier}, {instance.info.instance_reference}")
-        server.on_unload(self.client, instance)
 
     def _serve(self, channel: Channel, parameter: Any) -> Iterator[float]:
         try:
