@@ -17,7 +17,7 @@ settings.register_profile(
     "suite", derandomize=True, deadline=None, suppress_health_check=_UNHURRIED
 )
 settings.register_profile(
-    "soak", max_examples=5000, deadline=None, print_blob=True, suppress_health_check=_UNHURRIED
+    "soak", max_examples=2000, deadline=None, print_blob=True, suppress_health_check=_UNHURRIED
 )
 settings.load_profile("suite")
 
