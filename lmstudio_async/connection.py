@@ -117,6 +117,10 @@ class Connection:
         self._set_alarm(channel.deadline)
         return channel, frame
 
+    def forget_channel(self, channel: Channel) -> None:
+        """The frame that opens this channel was not sent, and will not be."""
+        self._multiplexer.forget_channel(channel)
+
     async def send(self, frame: bytes) -> None:
         """Send a frame of a channel."""
         await self._send(frame)

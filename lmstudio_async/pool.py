@@ -74,6 +74,10 @@ class OpenChannel:
         opening, self._opening = self._opening, b""  # long, if the chat is
         await self._connection.send(opening)
 
+    def forget(self) -> None:
+        """Give up a channel that was not opened."""
+        self._connection.forget_channel(self._channel)
+
     async def receive(self, packets: "msgspec.json.Decoder[T]") -> T | None:
         """The next packet, None at the end of the channel; unknown packets are skipped."""
         while True:

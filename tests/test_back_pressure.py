@@ -44,7 +44,10 @@ async def test_a_stream_that_is_not_read_is_stopped_and_harms_no_other(
     assert server.cancels == ["predict"]
 
 
-async def test_two_tasks_cannot_read_one_stream(server: ScriptedServer, client: lms.Client) -> None:
+@pytest.mark.parametrize("how", ["anext", "async for"])
+async def test_two_tasks_cannot_read_one_stream(
+    server: ScriptedServer, client: lms.Client, how: str
+) -> None:
     server.hold_predictions(after=0)
     async with client.llm.model("llm-a") as model:
         stream = await model.respond_stream("Hello")
@@ -57,6 +60,11 @@ async def test_two_tasks_cannot_read_one_stream(server: ScriptedServer, client: 
             group.start_soon(read)
             await anyio.wait_all_tasks_blocked()
             with pytest.raises(lms.LMStudioRuntimeError, match="another task is reading"):
-                await anext(stream)
+                if how == "anext":
+                    await anext(stream)
+                else:
+                    async for _ in stream:
+                        pytest.fail("two read")
             server.release_predictions()
     assert "".join(first) == server.reply
+    assert server.cancels == []
