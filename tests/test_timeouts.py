@@ -61,6 +61,27 @@ async def test_nothing_is_sent_with_a_timeout_that_cannot_be_right(
     assert server.upgrades == []
 
 
+@pytest.mark.anyio
+async def test_a_list_without_texts_has_its_timeout_checked_too(client: lms.Client) -> None:
+    embedder = await client.embedding.model("embed-a")
+    for method in (embedder.embed, embedder.tokenize):
+        assert await method([], timeout=1) == []
+        with pytest.raises(lms.LMStudioValueError, match="timeout must be a positive number"):
+            await method([], timeout=0)
+
+
+@pytest.mark.anyio
+async def test_an_unload_which_is_shielded_must_come_to_an_end(
+    server: ScriptedServer, client: lms.Client
+) -> None:
+    model = await client.llm.model("llm-a")
+    with pytest.raises(lms.LMStudioValueError, match="timeout must be a positive number"):
+        await model.unload(timeout=math.inf)
+    with pytest.raises(lms.LMStudioValueError, match="timeout must be a positive number"):
+        await client.llm.unload("llm-a", timeout=math.inf)
+    assert list(server.loaded) == ["llm-a"]
+
+
 # Connecting
 
 
@@ -172,7 +193,7 @@ async def test_every_call_takes_a_timeout_of_its_own(
     server.silence(endpoint)
     with pytest.raises(lms.LMStudioTimeoutError) as caught:
         await method(client, model, embedder)
-    timed_out(caught, "call")
+    timed_out(caught, "prediction" if name == "preload_draft_model" else "call")
 
 
 # Loads

@@ -7,7 +7,7 @@ from anyio import Event
 from lmstudio_async.errors import LMStudioError
 from lmstudio_async.namespaces.local_file import LocalFile, LocalFileInput, read_local_file
 from lmstudio_async.pool import Pool
-from lmstudio_async.timeouts import Bound, check_timeout
+from lmstudio_async.timeouts import Bound
 from lmstudio_async.wire.files import UploadedFile, UploadFileParameter
 from lmstudio_async.wire.prediction import FilePart
 
@@ -54,7 +54,7 @@ class FilesNamespace:
         return await self._give(file, (file.digest, file.name.rpartition(".")[2].lower()), timeout)
 
     async def _give(self, file: LocalFile, key: object, timeout: float | None) -> FilePart:
-        bound = self._pool.timeouts.bound("call", check_timeout(timeout))
+        bound = self._pool.timeouts.bound("call", timeout)
         uploaded = await self._find_or_upload(file, key, bound)
         return FilePart(
             name=file.name,
