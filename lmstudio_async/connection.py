@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections import deque
 from typing import Any
 
 import anyio
@@ -188,8 +189,9 @@ class Connection:
         keep_alive = messages.encode(messages.KeepAlive())
         asked_at = self._clock()
         unanswered = 0
+        frames: deque[bytes] = deque()
         while not self._ended.is_set():
-            frames = self._multiplexer.expire()
+            frames += self._multiplexer.expire()
             now = self._clock()
             if now >= asked_at + KEEP_ALIVE_INTERVAL:
                 unanswered = unanswered + 1 if self._multiplexer.last_received < asked_at else 1
@@ -201,9 +203,9 @@ class Connection:
                 frames.append(keep_alive)
                 asked_at = now
             with anyio.move_on_after(KEEP_ALIVE_INTERVAL):
-                for frame in frames:
+                while frames:  # of which a full socket may leave some for later
                     try:
-                        await self._send(frame)
+                        await self._send(frames.popleft())
                     except LMStudioWebsocketError:
                         return  # the reader has noticed, or will
             self._alarm_time = min(asked_at + KEEP_ALIVE_INTERVAL, self._multiplexer.next_deadline)

@@ -2,9 +2,11 @@
 
 import anyio
 import pytest
+from msgspec import Raw
 
 import lmstudio_async as lms
-from lmstudio_async.exchanges import HIGH_WATER_MARK
+from lmstudio_async.exchanges import HIGH_WATER_MARK, Channel
+from lmstudio_async.transport import current_backend
 from tests.scripted_server import ScriptedServer, fragment_packet
 
 pytestmark = pytest.mark.anyio
@@ -68,3 +70,31 @@ async def test_two_tasks_cannot_read_one_stream(
             server.release_predictions()
     assert "".join(first) == server.reply
     assert server.cancels == []
+
+
+async def test_a_large_packet_that_is_waited_for_is_no_slow_reader(
+    server: ScriptedServer, client: lms.Client
+) -> None:
+    server._check_frames = False
+    chunk = "x" * (HIGH_WATER_MARK + 1)
+    server.script_prediction(fragment_packet(chunk))
+    async with client.llm.model("llm-a") as model:
+        assert (await model.respond("Hello")).content == chunk
+
+
+async def test_a_packet_that_another_task_has_taken_is_not_the_end() -> None:
+    backend = current_backend()
+    channel = Channel(1, "predict", "asked", None, backend.clock(), backend.wakeup())
+    received: list[Raw | None] = []
+
+    async def receive() -> None:
+        received.append(await channel.receive())
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(receive)
+        await anyio.wait_all_tasks_blocked()
+        channel.add(Raw(b"1"), backend.clock())
+        channel.packets.popleft()
+        await anyio.wait_all_tasks_blocked()
+        channel.add(Raw(b"2"), backend.clock())
+    assert received == [Raw(b"2")]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import anyio
 import pytest
 
 import lmstudio_async as lms
@@ -305,4 +306,26 @@ async def test_closing_has_one_bound_for_all_that_is_left(server: ScriptedServer
     for error in caught.value.exceptions:
         assert isinstance(error, lms.LMStudioTimeoutError)
         assert error.bound == "close"
+    server.release_unloads()
+
+
+@pytest.mark.anyio
+async def test_closing_does_not_wait_longer_for_an_unload_by_hand(server: ScriptedServer) -> None:
+    client = lms.Client(server.api_host, timeouts=lms.Timeouts(close=SHORT))
+    client.open()
+    model = await client.llm.load_new_instance("llm-a").__aenter__()
+    server.hold_unloads()
+
+    async def unload() -> None:
+        with pytest.raises(lms.LMStudioError):
+            await model.unload(timeout=3)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(unload)
+        await server.until("unloadModel")
+        with pytest.raises(lms.LMStudioUnloadError) as caught:
+            await client.aclose()
+    [error] = caught.value.exceptions
+    assert isinstance(error, lms.LMStudioTimeoutError)
+    assert error.bound == "close"
     server.release_unloads()

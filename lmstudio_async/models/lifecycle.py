@@ -228,6 +228,8 @@ class Lifecycle:
         for load in list(self._running):
             load.fail(LMStudioClientError(f"{load.request.asked}: the client was closed"))
         for instance in reversed(list(self._instances.values())):
+            if instance.unloading:
+                continue  # waited for below
             bound = self.pool.timeouts.bound("unload")
             left = deadline - anyio.current_time()
             try:
