@@ -4,6 +4,7 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import aiohttp
 import anyio
 import pytest
 
@@ -87,7 +88,10 @@ async def test_an_unload_which_is_shielded_must_come_to_an_end(
 
 
 @pytest.mark.anyio
-async def test_connecting_has_a_bound() -> None:
+async def test_connecting_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Which is the only one.
+    monkeypatch.setattr("aiohttp.client.DEFAULT_TIMEOUT", aiohttp.ClientTimeout(total=SHORT / 10))
+
     def never_upgrade(peer: Peer) -> None:
         peer.wait_for_end()
 

@@ -228,10 +228,10 @@ class Lifecycle:
         for load in list(self._running):
             load.fail(LMStudioClientError(f"{load.request.asked}: the client was closed"))
         for instance in reversed(list(self._instances.values())):
-            if instance.unloading:
-                continue  # waited for below
             bound = self.pool.timeouts.bound("unload")
             left = deadline - anyio.current_time()
+            if instance.unloading or left <= 0:
+                continue  # waited for below, or reported
             try:
                 await self.unload(instance, bound if left > bound.seconds else Bound("close", left))
             except LMStudioError as error:
