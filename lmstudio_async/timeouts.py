@@ -20,9 +20,11 @@ class Timeouts:
     well. Of these, the first three may be `math.inf`: no bound but the connection's life.
 
     However generous the bounds are, a server that is not there any more is noticed within 20 s:
-    each connection asks for a sign of life every 5 s, and is lost when three went unanswered.
+    each connection asks for a sign of life every 5 s, and is lost when three went unanswered. One
+    that makes no room for a request is lost after 30 s.
 
-    connect: finding the server and connecting to one namespace, TLS included.
+    connect: connecting to one namespace, TLS included. Looking for a server on this machine takes
+        up to 2 s before that.
     authenticate: the server's word on whether this client may come in.
     call: the answer to a call, such as `tokenize` or `list_loaded`.
     load: between two words of the server about a load, however long it takes in all.

@@ -33,7 +33,8 @@ class FilesNamespace:
         src: the path of a file, a binary file object, which is read from where it stands to its
             end, or bytes. At most 64 MiB.
         name: what to call it; None takes the name of the file, or makes one up.
-        timeout: most seconds for the server's answer, in place of `Timeouts.call`.
+        timeout: most seconds for the server's answer, in place of `Timeouts.call`. Tasks that
+            share an upload share the time-out of the first.
 
         Raises LMStudioFileNotFoundError or LMStudioOSError for what cannot be read,
         LMStudioTypeError or LMStudioValueError for what cannot be an image.
