@@ -310,6 +310,7 @@ async def test_closing_has_one_bound_for_all_that_is_left(server: ScriptedServer
     for error in caught.value.exceptions:
         assert isinstance(error, lms.LMStudioTimeoutError)
         assert error.bound == "close"
+        assert 0 < error.seconds <= SHORT
     server.release_unloads()
 
 
