@@ -38,16 +38,16 @@ class Clock:
 class Wakeup:
     """Waits for an event rather than for a task of the loop, so that no loop has to run."""
 
-    def __init__(self) -> None:
-        self._event = anyio.Event()
-        self.waiting = False
+    waiting = False
+    _event: anyio.Event | None = None
 
     async def wait(self) -> None:
         self._event = anyio.Event()
         await self._event.wait()
 
     def set(self) -> None:
-        self._event.set()
+        if self._event is not None:
+            self._event.set()
 
 
 def new_multiplexer(clock: Clock | None = None) -> Multiplexer:

@@ -1,5 +1,6 @@
 """One authenticated WebSocket: its calls and channels, run by the handlers of its namespace."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -118,7 +119,7 @@ class _Session:
         self._in_flight_bytes = 0
         self._warnings = 0
         self._complaints = 0
-        self._sending = anyio.Lock(fast_acquire=True)  # nothing to wait for is the rule
+        self._room: asyncio.Future[None] | None = None  # what waits for a full socket
 
     async def receive(self, frame: bytes) -> None:
         try:
@@ -287,18 +288,33 @@ class _Session:
 
     async def _send_bytes(self, frame: bytes) -> None:
         try:
-            async with self._sending:
-                # aiohttp has all that wait for a full socket wait for one future: cancelling one
-                # of them would cancel the others, and whoever comes next.
-                with anyio.move_on_after(SEND_TIMEOUT, shield=True) as bound:
-                    await self._socket.send_frame(frame, WSMsgType.TEXT)
+            if self._room is not None:
+                await self._wait_for(self._room)
+            # The frame is written before the first suspension, which waits for room in the socket.
+            # There, aiohttp has all senders wait for one future: cancelling one of them would
+            # cancel the others, and whoever comes next.
+            sending = self._socket.send_frame(frame, WSMsgType.TEXT)
+            try:
+                self._room = sending.send(None)
+            except StopIteration:
+                return
+            sending.close()
+            self._room._asyncio_future_blocking = False  # taken note of, as a task does
+            self._room.add_done_callback(lambda room: room.exception())
+            await self._wait_for(self._room)
         except ConnectionResetError:
             # The reader sees the same and ends the session.
             logger.debug("a client went away before its answer")
-        else:
-            if bound.cancelled_caught:
-                logger.warning("hung up on a client that took no data for %g s", SEND_TIMEOUT)
-                self._connection.cut()
+
+    async def _wait_for(self, room: "asyncio.Future[None]") -> None:
+        done, _ = await asyncio.wait([room], timeout=SEND_TIMEOUT)
+        if not done:
+            logger.warning("hung up on a client that took no data for %g s", SEND_TIMEOUT)
+            self._connection.cut()
+            return
+        if self._room is room:
+            self._room = None
+        room.result()
 
 
 def _decode(raw: Raw | UnsetType, expected: Any) -> Any:

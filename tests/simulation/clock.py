@@ -132,6 +132,11 @@ class VirtualTrioClock(trio.abc.Clock, trio.abc.Instrument):
         self._clock.turn()
 
 
+# What an aborted run of trio leaves would complain if it were collected: coroutines that are in the
+# middle of something.
+_aborted: list[BaseException] = []
+
+
 def run(loop: LoopName, function: Callable[[], Awaitable[T]], seed: int = 0) -> T:
     """Run a function to its end on a new event loop in virtual time.
 
@@ -160,6 +165,7 @@ def run(loop: LoopName, function: Callable[[], Awaitable[T]], seed: int = 0) -> 
             return trio.run(function, clock=clock, instruments=[clock])
     except trio.TrioInternalError as error:
         if isinstance(error.__cause__, HangError):
+            _aborted.append(error)
             raise error.__cause__ from None
         raise
 

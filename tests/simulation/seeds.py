@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import anyio
 
 from tests.contract import ContractChecker
-from tests.simulation import clock
 from tests.simulation.clock import HangError, LoopName
 from tests.simulation.faults import Storm
 from tests.simulation.program import CLOSE_BOUND, Actor
@@ -86,7 +85,7 @@ def run_seed(seed: int, loop: LoopName, contract: ContractChecker | None = None)
 
     world = World(Storm(seed), contract)
     try:
-        return clock.run(loop, lambda: live(world, program), seed)
+        return live(world, program, loop, seed)
     except HangError as error:
         return Run(world.log, [f"hangs: {error}"], world.faults.injected, Counter(), 0)
 

@@ -7,7 +7,6 @@ import anyio
 import pytest
 
 import lmstudio_async as lms
-from tests.simulation import clock
 from tests.simulation.clock import LoopName
 from tests.simulation.faults import Calm, CutAt, Fate
 from tests.simulation.program import Ledger
@@ -43,7 +42,7 @@ class Slow(Calm):
 def run(
     loop: LoopName, faults: Calm, program: Callable[[World], Awaitable[None]], seed: int = 0
 ) -> None:
-    outcome = clock.run(loop, lambda: live(World(faults), program), seed)
+    outcome = live(World(faults), program, loop, seed)
     assert not outcome.violations, f"{outcome.log}\n{outcome.violations}"
 
 

@@ -7,7 +7,6 @@ import anyio
 import pytest
 
 import lmstudio_async as lms
-from tests.simulation import clock
 from tests.simulation.cancellation import CancelAt
 from tests.simulation.clock import LoopName
 from tests.simulation.faults import Calm, CutAt, Fate
@@ -90,7 +89,7 @@ def run(loop: LoopName, program: Program, faults: Calm, cancel: CancelAt) -> Run
             world.faults.end()
             await ledger.attempt("afterwards", lambda: share(client, ledger), 300)
 
-    return clock.run(loop, lambda: live(World(faults), main))
+    return live(World(faults), main, loop)
 
 
 async def _flat(program: Awaitable[None]) -> None:

@@ -17,7 +17,8 @@ import lmstudio_async as lms
 from lmstudio_async import client as client_module
 from lmstudio_async.transport import current_backend
 from tests.contract import ContractChecker
-from tests.simulation.clock import Timeline, VirtualTimeLoop
+from tests.simulation import clock
+from tests.simulation.clock import LoopName, Timeline, VirtualTimeLoop
 from tests.simulation.faults import Calm
 from tests.simulation.invariants import check_client, check_idle, check_server, check_unload
 from tests.simulation.log import Log
@@ -93,25 +94,32 @@ class Run:
     calls: int
 
 
-async def live(world: World, program: Callable[[World], Awaitable[None]]) -> Run:
+def live(
+    world: World, program: Callable[[World], Awaitable[None]], loop: LoopName, seed: int = 0
+) -> Run:
     """Run a program in a world, in virtual time, and check what is left of it."""
+    with _listening(world):
+        return clock.run(loop, lambda: _live(world, program), seed)
+
+
+async def _live(world: World, program: Callable[[World], Awaitable[None]]) -> Run:
     faults = world.faults
     before = _timers()
     async with anyio.create_task_group() as group:
-        with _listening(world):
-            tasks = len(anyio.get_running_tasks())
-            group.start_soon(world.timeline.run)
-            world.timeline.play(faults.script(world.server))
-            with anyio.move_on_after(LONGEST_RUN) as bound:
-                await program(world)
-            if bound.cancelled_caught:
-                world.violations.append("the program hangs")
-            faults.end()
-            await anyio.sleep(_AFTERMATH)
-            world.violations += check_server(world)
-            left = anyio.get_running_tasks()
-            if len(left) > tasks + 1:
-                world.violations.append(f"tasks left: {[task.name for task in left]}")
+        _report_unhandled(world)
+        tasks = len(anyio.get_running_tasks())
+        group.start_soon(world.timeline.run)
+        world.timeline.play(faults.script(world.server))
+        with anyio.move_on_after(LONGEST_RUN) as bound:
+            await program(world)
+        if bound.cancelled_caught:
+            world.violations.append("the program hangs")
+        faults.end()
+        await anyio.sleep(_AFTERMATH)
+        world.violations += check_server(world)
+        left = anyio.get_running_tasks()
+        if len(left) > tasks + 1:
+            world.violations.append(f"tasks left: {[task.name for task in left]}")
         group.cancel_scope.cancel()
     if _timers() > before:
         world.violations.append("timers left")
@@ -153,12 +161,15 @@ def _listening(world: World) -> Iterator[None]:
     propagate = logger.propagate
     logger.addHandler(handler)
     logger.propagate = False
-    if sniffio.current_async_library() == "asyncio":
-        asyncio.get_running_loop().set_exception_handler(
-            lambda loop, context: world.violations.append(f"event loop: {context['message']}")
-        )
     try:
         yield
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagate
+
+
+def _report_unhandled(world: World) -> None:
+    if sniffio.current_async_library() == "asyncio":
+        asyncio.get_running_loop().set_exception_handler(
+            lambda loop, context: world.violations.append(f"event loop: {context['message']}")
+        )
