@@ -1,7 +1,7 @@
 """Checks of what users pass in, made before anything is sent."""
 
-import math
 import re
+import sys
 from collections.abc import Iterable
 
 from lmstudio_async.errors import LMStudioTypeError, LMStudioValueError
@@ -43,7 +43,7 @@ def check_seconds(argument: str, value: object) -> float:
         raise LMStudioTypeError(
             f"{argument} must be a number of seconds, not {type(value).__name__}"
         )
-    if not 0 < value < math.inf:
+    if not 0 < value <= sys.float_info.max:
         raise LMStudioValueError(f"{argument} must be a positive number of seconds, not {value}")
     return value
 

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections import deque
 from typing import Any
 
 import anyio
@@ -117,6 +118,10 @@ class Connection:
         self._set_alarm(channel.deadline)
         return channel, frame
 
+    def forget_channel(self, channel: Channel) -> None:
+        """The frame that opens this channel was not sent, and will not be."""
+        self._multiplexer.forget_channel(channel)
+
     async def send(self, frame: bytes) -> None:
         """Send a frame of a channel."""
         await self._send(frame)
@@ -184,8 +189,9 @@ class Connection:
         keep_alive = messages.encode(messages.KeepAlive())
         asked_at = self._clock()
         unanswered = 0
+        frames: deque[bytes] = deque()
         while not self._ended.is_set():
-            frames = self._multiplexer.expire()
+            frames += self._multiplexer.expire()
             now = self._clock()
             if now >= asked_at + KEEP_ALIVE_INTERVAL:
                 unanswered = unanswered + 1 if self._multiplexer.last_received < asked_at else 1
@@ -197,9 +203,9 @@ class Connection:
                 frames.append(keep_alive)
                 asked_at = now
             with anyio.move_on_after(KEEP_ALIVE_INTERVAL):
-                for frame in frames:
+                while frames:  # of which a full socket may leave some for later
                     try:
-                        await self._send(frame)
+                        await self._send(frames.popleft())
                     except LMStudioWebsocketError:
                         return  # the reader has noticed, or will
             self._alarm_time = min(asked_at + KEEP_ALIVE_INTERVAL, self._multiplexer.next_deadline)

@@ -100,8 +100,9 @@ class LMStudioProtocolError(LMStudioServerError):
 class LMStudioTimeoutError(LMStudioError, TimeoutError):
     """The server did not do something within the time that the SDK allows for it.
 
-    The text tells what the server was last heard of doing. `bound` is the field of `Timeouts` that
-    set the time, and `seconds` the time, be it the client's or that of the one call.
+    The text tells what was waited for and, of calls and predictions, when the server was last heard
+    from. `bound` is the field of `Timeouts` that set the time, and `seconds` the time, be it the
+    client's or that of the one call.
     """
 
     def __init__(self, message: str, bound: str = "", seconds: float = math.nan) -> None:

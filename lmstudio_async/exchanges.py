@@ -97,7 +97,7 @@ class Channel:
 
     async def receive(self) -> Raw | None:
         """The next packet, None at the end. Raises the error that the channel ended in."""
-        if not (self.packets or self.ended):
+        while not (self.packets or self.ended):
             await self.arrival()
         if self.packets:
             return self.packets.popleft()
@@ -127,8 +127,8 @@ class Channel:
 
     def _has_room(self, packet: Raw) -> bool:
         # Only now and then is it worth while to count what was read: `packets` is read directly.
-        unread = sum(map(len, self.packets)) + len(self.packets) * _PACKET_OVERHEAD
-        self._added = unread + len(packet) + _PACKET_OVERHEAD
+        waiting = [*self.packets, packet][1:]  # what is read next may be of any size
+        self._added = sum(map(len, waiting)) + len(waiting) * _PACKET_OVERHEAD
         return self._added <= HIGH_WATER_MARK
 
     def finish(self, error: LMStudioError | None = None) -> None:

@@ -134,6 +134,10 @@ class Multiplexer:
         self._channels[self._last_id] = channel
         return channel, frame
 
+    def forget_channel(self, channel: Channel) -> None:
+        """This channel was never opened, so nothing will end it."""
+        self._channels.pop(channel.id, None)
+
     def receive(self, frame: bytes) -> bytes | None:
         """Take in a frame. Returns the frame to send in answer, if there is one.
 

@@ -4,13 +4,11 @@ import logging
 import random
 from collections import deque
 from collections.abc import Awaitable
-from copy import copy
 from functools import cache
 from typing import Any, TypeVar, cast
 
 import anyio
 import msgspec
-from anyio import Event
 from msgspec import UNSET, Raw
 
 from lmstudio_async.connection import Connection
@@ -23,6 +21,7 @@ from lmstudio_async.errors import (
 )
 from lmstudio_async.exchanges import Channel
 from lmstudio_async.multiplexer import RefusedError
+from lmstudio_async.single_flight import SingleFlight
 from lmstudio_async.timeouts import Bound, Timeouts
 from lmstudio_async.transport import Backend, BackgroundTasks
 from lmstudio_async.transport.address import Address
@@ -73,6 +72,10 @@ class OpenChannel:
         """Send the request that opens the channel. If cancelled, it may have been sent."""
         opening, self._opening = self._opening, b""  # long, if the chat is
         await self._connection.send(opening)
+
+    def forget(self) -> None:
+        """Give up a channel that was not opened."""
+        self._connection.forget_channel(self._channel)
 
     async def receive(self, packets: "msgspec.json.Decoder[T]") -> T | None:
         """The next packet, None at the end of the channel; unknown packets are skipped."""
@@ -132,7 +135,7 @@ class Pool:
         self._discovers = address is None
         self._authentication = authentication
         self._connections: dict[str, Connection] = {}
-        self._connecting: dict[str, _Attempt] = {}
+        self._connecting = SingleFlight()
         self._server_version: str | None = None
         # Endpoints that this server has refused and for which there is another way.
         self.unsupported: set[str] = set()
@@ -229,30 +232,14 @@ class Pool:
                     return connection
                 del self._connections[namespace]
                 connection.retire()
-            attempt = self._connecting.get(namespace)
-            if attempt is None:
-                return await self._lead(namespace)
-            await attempt.ended.wait()
-            if attempt.error is not None:
-                raise copy(attempt.error) from attempt.error.__cause__
-
-    async def _lead(self, namespace: str) -> Connection:
-        """Connect on behalf of everybody who waits for this namespace."""
-        attempt = self._connecting[namespace] = _Attempt()
-        try:
-            connection = await self._connect(namespace)
-            if self._closed:
-                await self.backend.run_shielded(connection.aclose)
-                raise LMStudioRuntimeError("the client was closed while connecting")
-            self._connections[namespace] = connection
-            return connection
-        except LMStudioError as error:
-            attempt.error = error
-            raise
-        finally:
-            # If this task was cancelled, there is no error: one of the others leads next.
-            del self._connecting[namespace]
-            attempt.ended.set()
+            if not await self._connecting.wait(namespace):
+                with self._connecting.lead(namespace):
+                    connection = await self._connect(namespace)
+                    if self._closed:
+                        await self.backend.run_shielded(connection.aclose)
+                        raise LMStudioRuntimeError("the client was closed while connecting")
+                    self._connections[namespace] = connection
+                    return connection
 
     async def _connect(self, namespace: str) -> Connection:
         tries = _RECONNECT_TRIES if namespace in self._connections else 1
@@ -291,14 +278,6 @@ class Pool:
                 return "of an unknown version"
             self._server_version = f"LM Studio {version.version}"
         return self._server_version
-
-
-class _Attempt:
-    """Somebody is connecting."""
-
-    def __init__(self) -> None:
-        self.ended = Event()
-        self.error: LMStudioError | None = None
 
 
 @cache

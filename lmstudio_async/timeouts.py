@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from lmstudio_async.arguments import check_seconds
 from lmstudio_async.errors import LMStudioTypeError
 
-# A scope's exit must come to an end, so these may not be left open.
+# A scope's exit is shielded from cancellation, so these may not be left open.
 _FINITE = ("connect", "authenticate", "unload", "close")
 
 
@@ -20,9 +20,11 @@ class Timeouts:
     well. Of these, the first three may be `math.inf`: no bound but the connection's life.
 
     However generous the bounds are, a server that is not there any more is noticed within 20 s:
-    each connection asks for a sign of life every 5 s, and is lost when three went unanswered.
+    each connection asks for a sign of life every 5 s, and is lost when three went unanswered. One
+    that makes no room for a request is lost after 30 s.
 
-    connect: finding the server and connecting to one namespace, TLS included.
+    connect: connecting to one namespace, TLS included. Looking for a server on this machine takes
+        up to 2 s before that.
     authenticate: the server's word on whether this client may come in.
     call: the answer to a call, such as `tokenize` or `list_loaded`.
     load: between two words of the server about a load, however long it takes in all.
@@ -45,17 +47,18 @@ class Timeouts:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            seconds = getattr(self, field.name)
-            if seconds != math.inf or field.name in _FINITE:
-                check_seconds(f"Timeouts.{field.name}", seconds)
+            _check(f"Timeouts.{field.name}", field.name, getattr(self, field.name))
 
     def bound(
         self,
         name: Literal["call", "load", "prediction", "unload", "close"],
         timeout: float | None = None,
     ) -> "Bound":
-        """The bound of one method call; its own `timeout` comes first."""
-        return Bound(name, getattr(self, name) if timeout is None else timeout)
+        """The bound of one method call; its own `timeout`, which is checked, comes first."""
+        if timeout is None:
+            return Bound(name, getattr(self, name))
+        _check("timeout", name, timeout)
+        return Bound(name, timeout)
 
 
 class Bound(NamedTuple):
@@ -74,8 +77,6 @@ def check_timeouts(timeouts: object) -> Timeouts:
     return timeouts
 
 
-def check_timeout(timeout: float | None) -> float | None:
-    """The `timeout` of a method call: None for the client's own, `math.inf` for no bound."""
-    if timeout is None or timeout == math.inf:
-        return timeout
-    return check_seconds("timeout", timeout)
+def _check(argument: str, name: str, seconds: object) -> None:
+    if seconds != math.inf or name in _FINITE:
+        check_seconds(argument, seconds)

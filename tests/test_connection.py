@@ -462,6 +462,33 @@ async def test_a_connection_lost_to_the_keep_alive_is_lost_once(
     assert server.upgrades == ["/system"] * 2
 
 
+async def test_a_full_socket_delays_what_ends_streams_but_loses_none_of_it(
+    server: ScriptedServer, client: lms.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmstudio_async.connection.KEEP_ALIVE_INTERVAL", 0.1)
+    full, room = anyio.Event(), anyio.Event()
+    model = await client.llm.model("llm-a")
+    connection = await client._open.pool._connection("llm")
+    send = connection._socket.send
+
+    async def send_and_wait_for_room(frame: bytes) -> None:
+        await send(frame)
+        if b'"keepAlive"' in frame or b'"cancel"' in frame:
+            full.set()
+            await room.wait()
+
+    server.hold_predictions()
+    monkeypatch.setattr(connection._socket, "send", send_and_wait_for_room)
+    await full.wait()
+    streams = [await model.respond_stream("Hello", timeout=0.01) for _ in range(2)]
+    for stream in streams:
+        with pytest.raises(lms.LMStudioTimeoutError):
+            await anext(stream)
+    await server.until(lambda: server.cancels == ["predict"] * 2)
+    room.set()
+    server.release_predictions()
+
+
 @pytest.mark.parametrize("found_by", ["sending", "keep-alive"])
 async def test_what_is_sent_on_a_connection_that_has_ended_fails(
     server: ScriptedServer, client: lms.Client, monkeypatch: pytest.MonkeyPatch, found_by: str

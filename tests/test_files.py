@@ -411,7 +411,7 @@ def test_the_default_client_prepares_images(
 
 async def waiting(client: lms.Client, count: int) -> None:
     """So many tasks wait for an upload of another one."""
-    uploads = client.files._uploading
+    uploads = client.files._uploading._attempts
     while sum(each.ended.statistics().tasks_waiting for each in uploads.values()) < count:
         await anyio.lowlevel.checkpoint()
 

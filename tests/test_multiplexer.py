@@ -565,9 +565,9 @@ def test_a_stream_that_is_not_read_is_stopped_at_the_high_water_mark(
         for _ in range(20)
     ]
     cancel = {"type": "channelSend", "channelId": slow.id, "message": {"type": "cancel"}}
-    assert answers == [None] * 15 + [cancel] + [None] * 4
+    assert answers == [None] * 16 + [cancel] + [None] * 3
     assert isinstance(slow.error, LMStudioSlowReaderError)
-    assert len(slow.packets) == 15
+    assert len(slow.packets) == 16
     assert not other.ended
 
 

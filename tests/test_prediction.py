@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 import lmstudio_async as lms
+from lmstudio_async.connection import Connection
 from tests.scripted_models import failure
 from tests.scripted_server import ScriptedServer, fragment_packet
 
@@ -251,6 +252,41 @@ async def test_a_stream_that_is_dropped_late_is_no_trouble(server: ScriptedServe
         await anext(stream)
     del stream
     await server.until(lambda: not server.predictions_running)
+
+
+@pytest.mark.parametrize("how", ["cancel", "abandon"])
+async def test_a_prediction_that_is_given_up_while_it_connects_never_begins(
+    server: ScriptedServer, model: lms.LLM, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    connected, given_up = anyio.Event(), anyio.Event()
+    open_connection = Connection.open
+
+    async def open_slowly(*args: Any) -> Any:
+        connection = await open_connection(*args)
+        connected.set()
+        await given_up.wait()
+        return connection
+
+    monkeypatch.setattr(Connection, "open", open_slowly)
+    server.drop_connections("llm")
+    await server.until(lambda: not server.open_sockets)
+    stream = model.respond_stream("Hello!")
+
+    async def give_up() -> None:
+        await connected.wait()
+        if how == "cancel":
+            await stream.cancel()
+        else:
+            stream.abandon()
+        given_up.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(give_up)
+        assert await read(stream) == []
+    with pytest.raises(lms.LMStudioRuntimeError, match="broke off"):
+        stream.result()
+    assert await model.tokenize("a later request")
+    assert server.count("predict") == 0
 
 
 async def test_cancel_ends_a_prediction_with_what_there_is(

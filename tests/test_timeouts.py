@@ -4,6 +4,8 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import aiohttp
+import anyio
 import pytest
 
 import lmstudio_async as lms
@@ -30,7 +32,7 @@ def print_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", ["connect", "authenticate", "call", "load", "unload", "close"])
-@pytest.mark.parametrize("seconds", [0, -1, math.nan])
+@pytest.mark.parametrize("seconds", [0, -1, math.nan, pytest.param(10**400, id="huge")])
 def test_a_bound_is_a_positive_number(name: str, seconds: float) -> None:
     with pytest.raises(lms.LMStudioValueError, match=rf"Timeouts\.{name} must be a positive"):
         lms.Timeouts(**{name: seconds})
@@ -61,11 +63,35 @@ async def test_nothing_is_sent_with_a_timeout_that_cannot_be_right(
     assert server.upgrades == []
 
 
+@pytest.mark.anyio
+async def test_a_list_without_texts_has_its_timeout_checked_too(client: lms.Client) -> None:
+    embedder = await client.embedding.model("embed-a")
+    for method in (embedder.embed, embedder.tokenize):
+        assert await method([], timeout=1) == []
+        with pytest.raises(lms.LMStudioValueError, match="timeout must be a positive number"):
+            await method([], timeout=0)
+
+
+@pytest.mark.anyio
+async def test_an_unload_which_is_shielded_must_come_to_an_end(
+    server: ScriptedServer, client: lms.Client
+) -> None:
+    model = await client.llm.model("llm-a")
+    with pytest.raises(lms.LMStudioValueError, match="timeout must be a positive number"):
+        await model.unload(timeout=math.inf)
+    with pytest.raises(lms.LMStudioValueError, match="timeout must be a positive number"):
+        await client.llm.unload("llm-a", timeout=math.inf)
+    assert list(server.loaded) == ["llm-a"]
+
+
 # Connecting
 
 
 @pytest.mark.anyio
-async def test_connecting_has_a_bound() -> None:
+async def test_connecting_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Which is the only one.
+    monkeypatch.setattr("aiohttp.client.DEFAULT_TIMEOUT", aiohttp.ClientTimeout(total=SHORT / 10))
+
     def never_upgrade(peer: Peer) -> None:
         peer.wait_for_end()
 
@@ -172,7 +198,7 @@ async def test_every_call_takes_a_timeout_of_its_own(
     server.silence(endpoint)
     with pytest.raises(lms.LMStudioTimeoutError) as caught:
         await method(client, model, embedder)
-    timed_out(caught, "call")
+    timed_out(caught, "prediction" if name == "preload_draft_model" else "call")
 
 
 # Loads
@@ -284,4 +310,27 @@ async def test_closing_has_one_bound_for_all_that_is_left(server: ScriptedServer
     for error in caught.value.exceptions:
         assert isinstance(error, lms.LMStudioTimeoutError)
         assert error.bound == "close"
+        assert 0 < error.seconds <= SHORT
+    server.release_unloads()
+
+
+@pytest.mark.anyio
+async def test_closing_does_not_wait_longer_for_an_unload_by_hand(server: ScriptedServer) -> None:
+    client = lms.Client(server.api_host, timeouts=lms.Timeouts(close=SHORT))
+    client.open()
+    model = await client.llm.load_new_instance("llm-a").__aenter__()
+    server.hold_unloads()
+
+    async def unload() -> None:
+        with pytest.raises(lms.LMStudioError):
+            await model.unload(timeout=3)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(unload)
+        await server.until("unloadModel")
+        with pytest.raises(lms.LMStudioUnloadError) as caught:
+            await client.aclose()
+    [error] = caught.value.exceptions
+    assert isinstance(error, lms.LMStudioTimeoutError)
+    assert error.bound == "close"
     server.release_unloads()

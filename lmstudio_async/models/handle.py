@@ -9,7 +9,7 @@ from lmstudio_async.arguments import check_text, check_texts
 from lmstudio_async.errors import LMStudioModelNotFoundError, LMStudioModelUnloadedError
 from lmstudio_async.models.kinds import Kind
 from lmstudio_async.models.lifecycle import Lifecycle
-from lmstudio_async.timeouts import check_timeout
+from lmstudio_async.timeouts import Bound
 from lmstudio_async.wire.config_input import Config
 from lmstudio_async.wire.kv_config import KvConfig
 from lmstudio_async.wire.loading import (
@@ -42,7 +42,8 @@ class ModelHandle(Generic[I, C]):
     reconnection. `info` describes the instance as of when the handle was made.
 
     timeout: of every method that waits for the server: seconds in place of what the client's
-        `Timeouts` say, math.inf for no bound. Beyond it, LMStudioTimeoutError is raised.
+        `Timeouts` say, for each text where there are several; math.inf for no bound, but not for
+        `unload`. Beyond it, LMStudioTimeoutError is raised.
     """
 
     _kind: ClassVar[Kind]
@@ -68,7 +69,7 @@ class ModelHandle(Generic[I, C]):
 
         A scope that holds the instance has nothing left to do on exit then.
         """
-        bound = self._pool.timeouts.bound("unload", check_timeout(timeout))
+        bound = self._pool.timeouts.bound("unload", timeout)
         await self._lifecycle.unload_by_handle(self._kind, self.info, bound)
 
     async def get_info(self, *, timeout: float | None = None) -> I:
@@ -77,14 +78,14 @@ class ModelHandle(Generic[I, C]):
             "getModelInfo",
             FindParameter(self._specifier, throw_if_not_found=True),
             self._kind.instance_info,
-            timeout,
+            self._bound(timeout),
         )
         return info
 
     async def get_load_config(self, *, timeout: float | None = None) -> C:
         """The settings that the instance was loaded with."""
         kv: KvConfig = await self._call(
-            "getLoadConfig", SpecifierParameter(self._specifier), KvConfig, timeout
+            "getLoadConfig", SpecifierParameter(self._specifier), KvConfig, self._bound(timeout)
         )
         config: C = self._kind.config_from_kv(kv, self.info.format)
         return config
@@ -99,7 +100,7 @@ class ModelHandle(Generic[I, C]):
             "getInstanceProcessingState",
             FindParameter(self._specifier, throw_if_not_found=True),
             ProcessingState,
-            timeout,
+            self._bound(timeout),
         )
         return state
 
@@ -114,27 +115,25 @@ class ModelHandle(Generic[I, C]):
     ) -> list[int] | list[list[int]]:
         """The tokens of a text, or of each of several, by the model's own vocabulary."""
         if isinstance(input, str):
-            return await self._tokenize(check_text("input", input), timeout)
-        return await self._for_each(self._tokenize, check_texts("input", input), timeout)
+            return await self._tokenize(check_text("input", input), self._bound(timeout))
+        texts = check_texts("input", input)
+        return await self._for_each(self._tokenize, texts, self._bound(timeout))
 
     async def count_tokens(self, input: str, *, timeout: float | None = None) -> int:
         """How many tokens a text has."""
         parameter = TextParameter(self._specifier, check_text("input", input))
         result: CountTokensResult = await self._call(
-            "countTokens", parameter, CountTokensResult, timeout
+            "countTokens", parameter, CountTokensResult, self._bound(timeout)
         )
         return result.token_count
 
-    async def _tokenize(self, text: str, timeout: float | None) -> list[int]:
+    async def _tokenize(self, text: str, bound: Bound) -> list[int]:
         result: TokenizeResult = await self._call(
-            "tokenize", TextParameter(self._specifier, text), TokenizeResult, timeout
+            "tokenize", TextParameter(self._specifier, text), TokenizeResult, bound
         )
         return result.tokens
 
-    async def _call(
-        self, endpoint: str, parameter: object, result_type: Any, timeout: float | None
-    ) -> Any:
-        bound = self._pool.timeouts.bound("call", check_timeout(timeout))
+    async def _call(self, endpoint: str, parameter: object, result_type: Any, bound: Bound) -> Any:
         namespace = self._kind.namespace
         asked = f"{namespace}.{endpoint} on {self.identifier!r}"
         try:
@@ -147,7 +146,10 @@ class ModelHandle(Generic[I, C]):
                 error.server_error,
             ) from None
 
-    async def _for_each(self, call: Any, texts: list[str], timeout: float | None) -> list[Any]:
+    def _bound(self, timeout: float | None) -> Bound:
+        return self._pool.timeouts.bound("call", timeout)
+
+    async def _for_each(self, call: Any, texts: list[str], bound: Bound) -> list[Any]:
         """Results in order; several requests in flight, the first failure cancels the others."""
         results: list[Any] = [None] * len(texts)
         todo = iter(enumerate(texts))
@@ -157,7 +159,7 @@ class ModelHandle(Generic[I, C]):
             async def work() -> None:
                 try:
                     for index, text in todo:
-                        results[index] = await call(text, timeout)
+                        results[index] = await call(text, bound)
                 except Exception as error:  # noqa: BLE001 - raised below, outside the group
                     failures.append(error)
                     group.cancel_scope.cancel()

@@ -230,6 +230,8 @@ class Lifecycle:
         for instance in reversed(list(self._instances.values())):
             bound = self.pool.timeouts.bound("unload")
             left = deadline - anyio.current_time()
+            if instance.unloading or left <= 0:
+                continue  # waited for below, or reported
             try:
                 await self.unload(instance, bound if left > bound.seconds else Bound("close", left))
             except LMStudioError as error:

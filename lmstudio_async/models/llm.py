@@ -21,7 +21,6 @@ from lmstudio_async.models.prediction import (
 from lmstudio_async.models.response_format import ResponseFormat, response_format
 from lmstudio_async.models.tool_requests import ToolCallRequestError, ToolCallRequestInfo
 from lmstudio_async.models.tools import ToolDefinition, tools_by_name
-from lmstudio_async.timeouts import check_timeout
 from lmstudio_async.wire.config_input import parse_config
 from lmstudio_async.wire.kv_config import (
     KvConfig,
@@ -287,7 +286,7 @@ class LLM(ModelHandle[LlmInstanceInfo, LlmLoadModelConfig]):
             preset=None if preset is None else check_key("preset", preset),
             max_rounds=check_count("max_prediction_rounds", max_prediction_rounds),
             max_parallel_calls=check_count("max_parallel_tool_calls", max_parallel_tool_calls),
-            bound=self._pool.timeouts.bound("prediction", check_timeout(timeout)),
+            bound=self._pool.timeouts.bound("prediction", timeout),
             callbacks=callbacks,
             asked=f"a response of {self.identifier!r}",
         )
@@ -311,7 +310,7 @@ class LLM(ModelHandle[LlmInstanceInfo, LlmLoadModelConfig]):
             ),
         )
         result: ApplyPromptTemplateResult = await self._call(
-            "applyPromptTemplate", parameter, ApplyPromptTemplateResult, timeout
+            "applyPromptTemplate", parameter, ApplyPromptTemplateResult, self._bound(timeout)
         )
         return result.formatted
 
@@ -323,7 +322,7 @@ class LLM(ModelHandle[LlmInstanceInfo, LlmLoadModelConfig]):
             "getBasePredictionConfig",
             BasePredictionConfigParameter(self._specifier),
             KvConfig,
-            timeout,
+            self._bound(timeout),
         )
         return prediction_config_from_kv(kv)
 
@@ -340,7 +339,7 @@ class LLM(ModelHandle[LlmInstanceInfo, LlmLoadModelConfig]):
             "preloadDraftModel",
             PreloadDraftModelParameter(self._specifier, key),
             None,
-            self._pool.timeouts.prediction if timeout is None else timeout,
+            self._pool.timeouts.bound("prediction", timeout),
         )
 
     def _predict_parameter(self, history: ChatHistory, settings: "_Settings") -> PredictParameter:
@@ -379,7 +378,7 @@ class _Settings:
         self.kv = prediction_config_to_kv(config)
         preset = options.get("preset")
         self.preset = None if preset is None else check_key("preset", preset)
-        self.timeout = check_timeout(options.get("timeout"))
+        self.timeout = options.get("timeout")
         callbacks: dict[str, Any] = {
             name: value for name, value in options.items() if name.startswith("on_")
         }

@@ -258,6 +258,9 @@ class PredictionStream(Generic[T]):
             "llm", endpoint, parameter, request.asked, request.bound
         )
         self._unread = channel.unread
+        if self._ended:  # cancelled, or left, in the meantime
+            channel.forget()
+            return
         try:
             await channel.open()
         except BaseException:
@@ -358,22 +361,28 @@ class PredictionStream(Generic[T]):
 class _Iterator:
     """`async for` drops its iterator when it is left by `break`: that ends the prediction."""
 
-    __slots__ = ("_stream",)
+    __slots__ = ("_reads", "_stream")
 
     def __init__(self, stream: PredictionStream[Any]) -> None:
         self._stream = stream
+        self._reads = True
 
     def __aiter__(self) -> "_Iterator":
         return self
 
     async def __anext__(self) -> LlmPredictionFragment:
-        fragment = self._stream._next_unread() or await self._stream.next_fragment()
+        try:
+            fragment = self._stream._next_unread() or await self._stream.next_fragment()
+        except LMStudioRuntimeError:
+            self._reads = False  # another task does, and goes on
+            raise
         if fragment is None:
             raise StopAsyncIteration
         return fragment
 
     def __del__(self) -> None:
-        self._stream.abandon()
+        if self._reads:
+            self._stream.abandon()
 
 
 def _notify(asked: str, callback: Callable[..., object] | None, *args: object) -> None:

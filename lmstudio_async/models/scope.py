@@ -16,7 +16,7 @@ class ModelScope(Generic[H]):
     `async with scope as model:` holds the model in memory for the block. On leaving it, also by an
     exception or a cancellation, the instance is unloaded if a scope of this client loaded it and
     no other scope of this client holds it. Leaving waits for that, shielded from cancellation, at
-    most the client's `unload_timeout`; failures raise LMStudioUnloadError.
+    most the client's `Timeouts.unload`; failures raise LMStudioUnloadError.
 
     `model = await scope` gives the handle and leaves the model in memory until `model.unload()`
     or its TTL.

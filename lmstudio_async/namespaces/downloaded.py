@@ -13,7 +13,6 @@ from lmstudio_async.models.llm import LLM
 from lmstudio_async.models.scope import ModelScope
 from lmstudio_async.namespaces.model_namespace import DEFAULT_TTL, ModelNamespace
 from lmstudio_async.pool import Pool
-from lmstudio_async.timeouts import check_timeout
 from lmstudio_async.wire.config_input import Config
 from lmstudio_async.wire.load_config import EmbeddingLoadModelConfig, LlmLoadModelConfig
 from lmstudio_async.wire.model_info import AnyModelInfo, EmbeddingModelInfo, LlmInfo
@@ -102,7 +101,7 @@ _ENTRY: "msgspec.json.Decoder[AnyModelInfo]" = msgspec.json.Decoder(LlmInfo | Em
 
 async def list_model_infos(pool: Pool, timeout: float | None) -> list[AnyModelInfo]:
     """What the server has on disk, without the kinds of models that this SDK does not know."""
-    bound = pool.timeouts.bound("call", check_timeout(timeout))
+    bound = pool.timeouts.bound("call", timeout)
     entries: list[Raw] = await pool.call(
         "system", "listDownloadedModels", UNSET, list[Raw], bound=bound
     )

@@ -1,13 +1,11 @@
 """`client.files`."""
 
-from copy import copy
+from collections.abc import Hashable
 
-from anyio import Event
-
-from lmstudio_async.errors import LMStudioError
 from lmstudio_async.namespaces.local_file import LocalFile, LocalFileInput, read_local_file
 from lmstudio_async.pool import Pool
-from lmstudio_async.timeouts import Bound, check_timeout
+from lmstudio_async.single_flight import SingleFlight
+from lmstudio_async.timeouts import Bound
 from lmstudio_async.wire.files import UploadedFile, UploadFileParameter
 from lmstudio_async.wire.prediction import FilePart
 
@@ -18,8 +16,8 @@ class FilesNamespace:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         # By content, as long as the connection is the one that they came over.
-        self._uploaded: dict[object, UploadedFile] = {}
-        self._uploading: dict[object, _Upload] = {}
+        self._uploaded: dict[Hashable, UploadedFile] = {}
+        self._uploading = SingleFlight()
         self._connection: object = None
 
     async def prepare_image(
@@ -33,7 +31,8 @@ class FilesNamespace:
         src: the path of a file, a binary file object, which is read from where it stands to its
             end, or bytes. At most 64 MiB.
         name: what to call it; None takes the name of the file, or makes one up.
-        timeout: most seconds for the server's answer, in place of `Timeouts.call`.
+        timeout: most seconds for the server's answer, in place of `Timeouts.call`. Tasks that
+            share an upload share the time-out of the first.
 
         Raises LMStudioFileNotFoundError or LMStudioOSError for what cannot be read,
         LMStudioTypeError or LMStudioValueError for what cannot be an image.
@@ -53,8 +52,8 @@ class FilesNamespace:
         # What it is taken for may depend on how its name ends.
         return await self._give(file, (file.digest, file.name.rpartition(".")[2].lower()), timeout)
 
-    async def _give(self, file: LocalFile, key: object, timeout: float | None) -> FilePart:
-        bound = self._pool.timeouts.bound("call", check_timeout(timeout))
+    async def _give(self, file: LocalFile, key: Hashable, timeout: float | None) -> FilePart:
+        bound = self._pool.timeouts.bound("call", timeout)
         uploaded = await self._find_or_upload(file, key, bound)
         return FilePart(
             name=file.name,
@@ -63,51 +62,30 @@ class FilesNamespace:
             file_type=uploaded.file_type,
         )
 
-    async def _find_or_upload(self, file: LocalFile, key: object, bound: Bound) -> UploadedFile:
+    async def _find_or_upload(self, file: LocalFile, key: Hashable, bound: Bound) -> UploadedFile:
         while True:
             self._forget_if_disconnected()
             if key in self._uploaded:
                 return self._uploaded[key]
-            upload = self._uploading.get(key)
-            if upload is None:
-                return await self._upload(file, key, bound)
-            await upload.ended.wait()
-            if upload.error is not None:
-                raise copy(upload.error) from upload.error.__cause__
+            if not await self._uploading.wait(key):
+                with self._uploading.lead(key):
+                    uploaded = await self._upload(file, bound)
+                    self._forget_if_disconnected()
+                    self._uploaded[key] = uploaded
+                    return uploaded
 
-    async def _upload(self, file: LocalFile, key: object, bound: Bound) -> UploadedFile:
-        """Upload on behalf of everybody who waits for this content."""
-        upload = self._uploading[key] = _Upload()
-        try:
-            uploaded: UploadedFile = await self._pool.call(
-                "files",
-                "uploadFileBase64",
-                UploadFileParameter(file.name, file.content),
-                UploadedFile,
-                asked=f"the upload of {file.name!r}",
-                bound=bound,
-            )
-            self._forget_if_disconnected()
-            self._uploaded[key] = uploaded
-            return uploaded
-        except LMStudioError as error:
-            upload.error = error
-            raise
-        finally:
-            # If this task was cancelled, there is no error: one of the others uploads next.
-            del self._uploading[key]
-            upload.ended.set()
+    async def _upload(self, file: LocalFile, bound: Bound) -> UploadedFile:
+        return await self._pool.call(
+            "files",
+            "uploadFileBase64",
+            UploadFileParameter(file.name, file.content),
+            UploadedFile,
+            asked=f"the upload of {file.name!r}",
+            bound=bound,
+        )
 
     def _forget_if_disconnected(self) -> None:
         connection = self._pool.live_connection("files")
         if connection is None or connection is not self._connection:
             self._uploaded.clear()
             self._connection = connection
-
-
-class _Upload:
-    """Somebody is uploading."""
-
-    def __init__(self) -> None:
-        self.ended = Event()
-        self.error: LMStudioError | None = None

@@ -12,7 +12,7 @@ from lmstudio_async.models.kinds import Kind
 from lmstudio_async.models.lifecycle import Lease, Lifecycle
 from lmstudio_async.models.load import LoadRequest
 from lmstudio_async.models.scope import ModelScope
-from lmstudio_async.timeouts import Bound, check_timeout
+from lmstudio_async.timeouts import Bound
 from lmstudio_async.wire.config_input import Config, parse_config
 from lmstudio_async.wire.kv_config import KvConfigStack, single_layer
 from lmstudio_async.wire.loading import (
@@ -44,7 +44,8 @@ class ModelNamespace(Generic[I, H, C]):
     """Models of one kind: load, find, list and unload them.
 
     timeout: of every method that waits for the server: seconds in place of what the client's
-        `Timeouts` say, math.inf for no bound. Beyond it, LMStudioTimeoutError is raised.
+        `Timeouts` say; math.inf for no bound, but not for `unload`. Beyond it,
+        LMStudioTimeoutError is raised.
     """
 
     _kind: ClassVar[Kind]
@@ -68,7 +69,8 @@ class ModelNamespace(Generic[I, H, C]):
         """Get a model, loading it if it is not loaded. Await the result, or enter it as a scope.
 
         Without a key: any loaded model of this kind, never loading nor unloading one. Tasks that
-        ask for one key at the same time share one load, with the settings of the first.
+        ask for one key at the same time share one load, with the settings and the time-out of the
+        first.
 
         model_key: names a model on disk, or a loaded instance.
         ttl: idle seconds after which the server unloads the instance, None for never. Applies
@@ -100,7 +102,7 @@ class ModelNamespace(Generic[I, H, C]):
                 device_identifier=_device(device_identifier),
             ),
             shared_key=(self._kind.namespace, key, device_identifier),
-            bound=self._pool.timeouts.bound("load", check_timeout(timeout)),
+            bound=self._pool.timeouts.bound("load", timeout),
             asked=f"{self._kind.namespace}.model({key!r})",
         )
         return self._load_scope(request, on_load_progress)
@@ -137,7 +139,7 @@ class ModelNamespace(Generic[I, H, C]):
                 device_identifier=_device(device_identifier),
             ),
             shared_key=None,
-            bound=self._pool.timeouts.bound("load", check_timeout(timeout)),
+            bound=self._pool.timeouts.bound("load", timeout),
             asked=f"{self._kind.namespace}.load_new_instance({key!r})",
         )
         return self._load_scope(request, on_load_progress)
@@ -148,7 +150,7 @@ class ModelNamespace(Generic[I, H, C]):
         Raises LMStudioModelNotFoundError if there is none.
         """
         identifier = check_key("model_identifier", model_identifier)
-        bound = self._pool.timeouts.bound("unload", check_timeout(timeout))
+        bound = self._pool.timeouts.bound("unload", timeout)
         await self._lifecycle.unload_identifier(self._kind, identifier, bound)
 
     async def list_loaded(self, *, timeout: float | None = None) -> list[H]:
@@ -222,7 +224,7 @@ class ModelNamespace(Generic[I, H, C]):
         return handle
 
     def _bound(self, timeout: float | None) -> Bound:
-        return self._pool.timeouts.bound("call", check_timeout(timeout))
+        return self._pool.timeouts.bound("call", timeout)
 
     async def _any_loaded(self, bound: Bound) -> Lease:
         info: AnyInstanceInfo | None = await self._pool.call(

@@ -12,7 +12,6 @@ from lmstudio_async.namespaces.downloaded import (
 from lmstudio_async.namespaces.embedding import EmbeddingNamespace
 from lmstudio_async.namespaces.llm import LlmNamespace
 from lmstudio_async.pool import Pool
-from lmstudio_async.timeouts import check_timeout
 from lmstudio_async.wire.loading import ServerInfo, ServerVersion
 from lmstudio_async.wire.model_info import LlmInfo
 
@@ -50,5 +49,5 @@ class SystemNamespace:
         return info
 
     async def _call(self, endpoint: str, result_type: Any, timeout: float | None) -> Any:
-        bound = self._pool.timeouts.bound("call", check_timeout(timeout))
+        bound = self._pool.timeouts.bound("call", timeout)
         return await self._pool.call("system", endpoint, UNSET, result_type, bound=bound)

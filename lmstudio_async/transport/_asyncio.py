@@ -13,14 +13,18 @@ import anyio
 from aiohttp import WSMsgType
 
 from lmstudio_async.errors import LMStudioRuntimeError, LMStudioWebsocketError
-from lmstudio_async.transport.base import MAX_FRAME_BYTES, BackgroundTasks, Wakeup, WebSocket
+from lmstudio_async.transport.base import (
+    CLOSE_TIMEOUT,
+    MAX_FRAME_BYTES,
+    SEND_TIMEOUT,
+    BackgroundTasks,
+    Wakeup,
+    WebSocket,
+)
 
 T = TypeVar("T")
 
 _logger = logging.getLogger("lmstudio_async")
-
-# How long to wait for the server's half of the closing handshake, in seconds.
-_CLOSE_TIMEOUT = 1.0
 
 
 class AsyncioBackend:
@@ -45,13 +49,14 @@ class AsyncioBackend:
         return _Tasks(self._loop)
 
     async def connect(self, url: str, server: str) -> WebSocket:
-        session = aiohttp.ClientSession()
+        # Without aiohttp's own bounds: how long this may take is the caller's to say.
+        session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout())
         try:
             socket = await session.ws_connect(
                 url,
                 max_msg_size=MAX_FRAME_BYTES,
                 decode_text=False,
-                timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_TIMEOUT),
+                timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT),
             )
         except BaseException as error:
             # anyio cancels again at every await, this one too, and the socket would stay open.
@@ -195,9 +200,13 @@ class _AiohttpWebSocket:
         sending.close()
         room._asyncio_future_blocking = False  # taken note of, as a task does
         room.add_done_callback(lambda room: room.exception())
-        await asyncio.wait([room, self._closed], return_when=asyncio.FIRST_COMPLETED)
-        if not room.done():
+        await asyncio.wait(
+            [room, self._closed], timeout=SEND_TIMEOUT, return_when=asyncio.FIRST_COMPLETED
+        )
+        if not room.done() and self._closed.done():
             raise self._lost("it was closed, with data that the peer had not taken")
+        if not room.done():
+            raise self._lost(f"it took no data for {SEND_TIMEOUT:g} s")
         if (failure := room.exception()) is not None:
             raise self._lost(failure) from failure
 
@@ -226,7 +235,10 @@ class _AiohttpWebSocket:
 
     async def aclose(self) -> None:
         try:
-            await self._socket.close()
+            # aiohttp bounds the wait for the peer's goodbye, but not that for room for ours.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(2 * CLOSE_TIMEOUT):
+                    await self._socket.close()
         finally:
             await self._session.close()
             self._drop_unsent()

@@ -15,7 +15,14 @@ from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from lmstudio_async.errors import LMStudioWebsocketError
-from lmstudio_async.transport.base import MAX_FRAME_BYTES, BackgroundTasks, Wakeup, WebSocket
+from lmstudio_async.transport.base import (
+    CLOSE_TIMEOUT,
+    MAX_FRAME_BYTES,
+    SEND_TIMEOUT,
+    BackgroundTasks,
+    Wakeup,
+    WebSocket,
+)
 
 T = TypeVar("T")
 
@@ -23,13 +30,6 @@ _logger = logging.getLogger("lmstudio_async")
 
 # The protocol logs every frame at DEBUG, and the first one holds the API token.
 _NO_FRAMES = logging.Logger("lmstudio_async.websockets", logging.WARNING)
-
-# How long to wait for the server's half of the closing handshake, in seconds.
-_CLOSE_TIMEOUT = 1.0
-
-# A frame half sent would garble the stream, so sending is shielded; a peer that takes nothing for
-# this many seconds is taken for dead.
-_SEND_TIMEOUT = 30.0
 
 
 class TrioBackend:
@@ -196,7 +196,7 @@ class _TrioWebSocket:
 
     async def aclose(self) -> None:
         with (
-            trio.move_on_after(_CLOSE_TIMEOUT, shield=True),
+            trio.move_on_after(CLOSE_TIMEOUT, shield=True),
             contextlib.suppress(LMStudioWebsocketError, WebSocketException),
         ):
             if self._protocol.state is State.OPEN:
@@ -219,8 +219,10 @@ class _TrioWebSocket:
         for event in self._protocol.events_received():
             if isinstance(event, Frame):
                 self._take(event)
-        # Answers to pings and to the peer's close.
-        await self._flush()
+        # Answers to pings and to the peer's close. Whoever is sending sends them, too: to wait for
+        # that here would be to read nothing as long as the peer takes nothing.
+        if not self._sending.locked():
+            await self._flush()
 
     def _take(self, frame: Frame) -> None:
         if frame.opcode is Opcode.TEXT and frame.fin:
@@ -239,20 +241,21 @@ class _TrioWebSocket:
         except trio.WouldBlock:
             await self._sending.acquire()
         try:
-            if data := b"".join(self._protocol.data_to_send()):
+            while data := b"".join(self._protocol.data_to_send()):
                 await self._send_all(data)
         finally:
             self._sending.release()
 
     async def _send_all(self, data: bytes) -> None:
-        with trio.move_on_after(_SEND_TIMEOUT, shield=True) as bound:
+        # A frame half sent would garble the stream.
+        with trio.move_on_after(SEND_TIMEOUT, shield=True) as bound:
             try:
                 await self._stream.send_all(data)
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 raise self._lost(error) from error
         if bound.cancelled_caught:
             await trio.aclose_forcefully(self._stream)
-            raise self._lost(f"it took no data for {_SEND_TIMEOUT:g} s")
+            raise self._lost(f"it took no data for {SEND_TIMEOUT:g} s")
 
     def _lost(self, reason: object) -> LMStudioWebsocketError:
         return LMStudioWebsocketError(

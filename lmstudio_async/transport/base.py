@@ -8,6 +8,12 @@ T = TypeVar("T")
 # Larger frames are refused by both sides. A million tokens are 8 MB of JSON.
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 
+# How long to wait for the server's half of the closing handshake, in seconds.
+CLOSE_TIMEOUT = 1.0
+
+# A peer that makes no room for a frame for this many seconds is taken for dead.
+SEND_TIMEOUT = 30.0
+
 
 class WebSocket(Protocol):
     """One connected WebSocket that carries text frames."""

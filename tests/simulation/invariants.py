@@ -21,8 +21,8 @@ def check_client(session: "_Session") -> Iterator[str]:
         yield f"record left of {instance.info.identifier!r} with {instance.leases} leases"
     if lifecycle._loads or lifecycle._running:
         yield f"loads left: {lifecycle._loads} {lifecycle._running}"
-    if pool._connecting:
-        yield f"still connecting: {pool._connecting}"
+    if pool._connecting._attempts:
+        yield f"still connecting: {pool._connecting._attempts}"
     for name, connection in pool._connections.items():
         if not connection._multiplexer.idle:
             yield f"/{name}: calls or channels left"

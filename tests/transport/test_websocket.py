@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from lmstudio_async.errors import LMStudioRuntimeError, LMStudioWebsocketError
-from lmstudio_async.transport import WebSocket, current_backend
+from lmstudio_async.transport import WebSocket, _asyncio, _trio, current_backend
 from lmstudio_async.transport.base import MAX_FRAME_BYTES
 from tests.transport.raw_server import (
     BINARY,
@@ -196,10 +196,8 @@ async def test_what_is_no_websocket_frame_ends_the_connection() -> None:
 async def test_closing_does_not_wait_for_ever_for_the_goodbye(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for backend in ("_asyncio", "_trio"):
-        __import__(f"lmstudio_async.transport.{backend}")
-        module = sys.modules[f"lmstudio_async.transport.{backend}"]
-        monkeypatch.setattr(module, "_CLOSE_TIMEOUT", 0.01)
+    monkeypatch.setattr(_asyncio, "CLOSE_TIMEOUT", 0.01)
+    monkeypatch.setattr(_trio, "CLOSE_TIMEOUT", 0.01)
 
     async with connected(Peer.wait_for_end) as socket:
         with anyio.fail_after(5):
@@ -330,12 +328,9 @@ async def test_frames_are_never_logged(caplog: pytest.LogCaptureFixture) -> None
     assert "a secret" not in caplog.text
 
 
-async def test_a_peer_that_takes_no_data_is_given_up(
-    monkeypatch: pytest.MonkeyPatch, anyio_backend_name: str
-) -> None:
-    if anyio_backend_name != "trio":
-        pytest.skip("aiohttp queues what it cannot send")
-    monkeypatch.setattr("lmstudio_async.transport._trio._SEND_TIMEOUT", 0.01)
+async def test_a_peer_that_takes_no_data_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_asyncio, "SEND_TIMEOUT", 0.01)
+    monkeypatch.setattr(_trio, "SEND_TIMEOUT", 0.01)
     closing = anyio.Event()
     token = anyio.lowlevel.current_token()
 
@@ -397,7 +392,7 @@ async def test_closing_does_not_wait_for_a_peer_that_takes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # On trio a frame that is half sent is waited for, that long.
-    monkeypatch.setattr("lmstudio_async.transport._trio._SEND_TIMEOUT", 0.2)
+    monkeypatch.setattr(_trio, "SEND_TIMEOUT", 0.2)
     closed = threading.Event()
 
     def read_nothing(_: Peer) -> None:
@@ -413,10 +408,51 @@ async def test_closing_does_not_wait_for_a_peer_that_takes_nothing(
             closed.set()
 
 
+async def test_closing_does_not_wait_for_room_for_its_goodbye(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_trio, "SEND_TIMEOUT", 0.2)
+    monkeypatch.setattr(_asyncio, "CLOSE_TIMEOUT", 0.1)
+    closed = threading.Event()
+
+    def read_nothing(_: Peer) -> None:
+        assert closed.wait(20)
+
+    async with connected(read_nothing) as socket:
+        async with anyio.create_task_group() as group:
+            # With its head, the second is all that aiohttp sends before it waits for room again.
+            for size in (16_000_000, 2**18 - 14):
+                group.start_soon(socket.send, b"x" * size)
+                await anyio.wait_all_tasks_blocked()
+            group.cancel_scope.cancel()
+        try:
+            with anyio.fail_after(5):
+                await socket.aclose()
+        finally:
+            closed.set()
+
+
+async def test_what_comes_is_read_while_the_peer_takes_nothing() -> None:
+    """A peer may first say all that it has to say."""
+    part = b"y" * 1_000_000
+
+    def send_then_read(peer: Peer) -> None:
+        for _ in range(16):
+            peer.send_frame(TEXT, part)
+        assert peer.read_frame() == (TEXT, b"x" * 16_000_000)
+        say_goodbye(peer)
+
+    async with connected(send_then_read) as socket, anyio.create_task_group() as group:
+        group.start_soon(socket.send, b"x" * 16_000_000)
+        await anyio.wait_all_tasks_blocked()
+        for _ in range(16):
+            assert await socket.receive() == part
+
+
 async def test_closing_ends_what_waits_for_a_peer_that_takes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("lmstudio_async.transport._trio._SEND_TIMEOUT", 0.2)
+    monkeypatch.setattr(_trio, "SEND_TIMEOUT", 0.2)
     ended = threading.Event()
 
     def read_in_the_end(peer: Peer) -> None:
