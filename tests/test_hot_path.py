@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 
 # The budgets. Whoever needs more, pays with everybody's time; whoever needs less, lowers them.
 PER_FRAGMENT_OF_MANY = 7
-PER_FRAGMENT_ALONE = 23
+PER_FRAGMENT_ALONE = 21
 PER_CALL = 35
 PER_EMBEDDING = 35
 

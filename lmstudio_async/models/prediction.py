@@ -208,13 +208,13 @@ class PredictionStream(Generic[T]):
             if self._channel is None:
                 await self._start()
             while not self._ended and self._channel is not None:
+                if not (self._unread or self._channel.ended):
+                    await self._channel.arrival()
                 fragment = self._next_unread()
                 if fragment is None and (self._unread or self._channel.ended):
                     fragment = await self._receive(self._channel)
                 if fragment is not None:
                     return fragment
-                if not (self._unread or self._ended or self._channel.ended):
-                    await self._channel.arrival()
             return None
         except LMStudioRuntimeError:
             raise  # another task is reading, and goes on doing so
