@@ -33,6 +33,7 @@ from lmstudio_async.models.kinds import Kind
 from lmstudio_async.models.load import Load, LoadRequest
 from lmstudio_async.models.recovery import Recovery
 from lmstudio_async.pool import Pool
+from lmstudio_async.single_flight import SingleFlight
 from lmstudio_async.timeouts import Bound
 from lmstudio_async.wire.loading import FindParameter, UnloadModelParameter
 from lmstudio_async.wire.model_info import AnyInstanceInfo, InstanceSpecifier
@@ -108,6 +109,7 @@ class Lifecycle:
         self._loads: dict[Hashable, Load] = {}
         self._running: list[Load] = []
         self._recoveries: dict[tuple[Kind, str], Recovery] = {}
+        self._unloads_by_hand = SingleFlight()
         self._closed = False
 
     async def acquire(
@@ -216,7 +218,11 @@ class Lifecycle:
         instance = self.find(info.instance_reference)
         if instance is not None:
             await self.unload(instance, bound)
-        else:
+            return
+        reference = info.instance_reference
+        while await self._unloads_by_hand.wait(reference):
+            pass  # whoever did it may have been cancelled: look again
+        with self._unloads_by_hand.lead(reference):
             await self._unload_within(kind, info, bound)
 
     async def aclose(self) -> list[LMStudioError]:
@@ -306,11 +312,20 @@ class Lifecycle:
                 asked=f"looking up {info.identifier!r}",
                 bound=bound,
             )
-            if found is None:
+            if found is None or self._is_another(kind, found):
                 return
             await self.unload_identifier(kind, found.identifier, bound, found.device_identifier)
         except (LMStudioModelNotFoundError, LMStudioModelUnloadedError):
             return  # gone in the meantime, which is as good
+
+    def _is_another(self, kind: Kind, found: AnyInstanceInfo) -> bool:
+        """Whether we have loaded an instance of that name since the server looked."""
+        return any(
+            instance.kind is kind
+            and instance.info.identifier == found.identifier
+            and instance.info.instance_reference != found.instance_reference
+            for instance in self._instances.values()
+        )
 
     async def unload_identifier(
         self,

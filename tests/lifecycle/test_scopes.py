@@ -423,3 +423,18 @@ async def test_l6_leaving_waits_for_an_unload_that_somebody_else_began(
         assert not left.is_set()
         server.release_unloads()
     assert server.count("unloadModel") == 1
+
+
+async def test_l7_unloads_by_hand_at_the_same_time_are_one(
+    server: ScriptedServer, client: lms.Client
+) -> None:
+    model = await client.llm.model("llm-a")
+    server.hold_unloads()
+    async with anyio.create_task_group() as group:
+        for _ in range(2):
+            group.start_soon(model.unload)
+        await server.until("unloadModel")
+        await anyio.wait_all_tasks_blocked()
+        server.release_unloads()
+    assert server.count("unloadModel") == 1
+    assert server.loaded == {}

@@ -185,3 +185,22 @@ def test_l2_an_instance_that_a_cancelled_load_gives_up_is_not_handed_out(loop: L
 
     for seed in range(20):
         run(loop, Slow(0.3, finishes=True), program, seed)
+
+
+def test_l7_an_unload_by_hand_spares_what_was_loaded_by_that_name_since(loop: LoopName) -> None:
+    faults = Slow(0.01, finishes=True)
+
+    async def program(world: World) -> None:
+        async with world.client() as (client, ledger):
+            model = await client.llm.model("llm-a")
+            async with anyio.create_task_group() as group:
+                group.start_soon(model.unload)
+                await anyio.sleep(0.0005)
+                faults.delay = 3.0  # of the answer to the question whether it is there
+                await anyio.sleep(0.5)
+                faults.delay = 0.001
+                world.server.evict("llm-a")
+                await hold(ledger, client.llm.model("llm-a"), 5.0)
+            assert world.server.loaded == {}
+
+    run(loop, faults, program)
