@@ -76,7 +76,7 @@ REASONS = {
     ),
     "embeddings": (
         "The floor itself is about 4.2 times cheaper than `lmstudio` here: of its 70 µs, msgspec "
-        "takes 49 to read 768 floats, and aiohttp the rest. The client adds 5 % to it."
+        "takes 49 to read 768 floats, and aiohttp the rest. The client adds 5 to 15 % to it."
     ),
     "engine-stream": (
         "The engine's two threads use both cores. What the embedded server and the client take for "
