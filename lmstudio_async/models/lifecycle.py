@@ -44,11 +44,15 @@ _logger = logging.getLogger("lmstudio_async")
 class Instance:
     """An instance that this client loaded and may have to unload.
 
+    `number`: later ones have higher numbers.
     `exclusive`: loaded by `load_new_instance`, so that its own scope alone decides.
     `unloaded` is set once it is gone; before that, `unloading` tells that somebody is at it.
     """
 
-    def __init__(self, kind: Kind, key: str, info: AnyInstanceInfo, *, exclusive: bool) -> None:
+    def __init__(
+        self, number: int, kind: Kind, key: str, info: AnyInstanceInfo, *, exclusive: bool
+    ) -> None:
+        self.number = number
         self.kind = kind
         self.key = key
         self.info = info
@@ -110,6 +114,7 @@ class Lifecycle:
         self._running: list[Load] = []
         self._recoveries: dict[tuple[Kind, str], Recovery] = {}
         self._unloads_by_hand = SingleFlight()
+        self._adopted = 0
         self._closed = False
 
     async def acquire(
@@ -173,7 +178,9 @@ class Lifecycle:
 
     def adopt(self, request: LoadRequest, info: AnyInstanceInfo) -> Instance:
         """Answer for an instance that a load has brought about."""
-        instance = Instance(request.kind, request.key, info, exclusive=request.shared_key is None)
+        self._adopted += 1
+        exclusive = request.shared_key is None
+        instance = Instance(self._adopted, request.kind, request.key, info, exclusive=exclusive)
         self._instances[info.instance_reference] = instance
         return instance
 
@@ -303,6 +310,7 @@ class Lifecycle:
     async def _find_and_unload(self, kind: Kind, info: AnyInstanceInfo, bound: Bound) -> None:
         # The server unloads by identifier, which may name another instance by now.
         specifier = InstanceSpecifier(info.instance_reference)
+        adopted = self._adopted
         try:
             found: Any = await self.pool.call(
                 kind.namespace,
@@ -312,16 +320,17 @@ class Lifecycle:
                 asked=f"looking up {info.identifier!r}",
                 bound=bound,
             )
-            if found is None or self._is_another(kind, found):
+            if found is None or self._is_another(kind, found, adopted):
                 return
             await self.unload_identifier(kind, found.identifier, bound, found.device_identifier)
         except (LMStudioModelNotFoundError, LMStudioModelUnloadedError):
             return  # gone in the meantime, which is as good
 
-    def _is_another(self, kind: Kind, found: AnyInstanceInfo) -> bool:
-        """Whether we have loaded an instance of that name since the server looked."""
+    def _is_another(self, kind: Kind, found: AnyInstanceInfo, adopted: int) -> bool:
+        """Whether we have loaded an instance of that name since we had adopted so many."""
         return any(
-            instance.kind is kind
+            instance.number > adopted
+            and instance.kind is kind
             and instance.info.identifier == found.identifier
             and instance.info.instance_reference != found.instance_reference
             for instance in self._instances.values()
