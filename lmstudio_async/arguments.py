@@ -1,12 +1,11 @@
 """Checks of what users pass in, made before anything is sent."""
 
-import re
 import sys
 from collections.abc import Iterable
 
 from lmstudio_async.errors import LMStudioTypeError, LMStudioValueError
+from lmstudio_async.wire.api_token import split_token
 
-_TOKEN = re.compile(r"sk-lm-([A-Za-z0-9]{8}):([A-Za-z0-9]{20})\Z")
 _LONGEST_KEY = 1024
 
 # The server counts in floats, which hold whole milliseconds up to here.
@@ -96,10 +95,10 @@ def parse_api_token(argument: str, value: object) -> tuple[str, str]:
     """The client identifier and the passkey in an API token. The token is never shown."""
     if not isinstance(value, str):
         raise LMStudioTypeError(f"{argument} must be a string, not {type(value).__name__}")
-    match = _TOKEN.match(value)
-    if match is None:
+    parts = split_token(value)
+    if parts is None:
         raise LMStudioValueError(
             f"{argument} is not an LM Studio API token: those are sk-lm-, 8 letters or digits, a "
             "colon, and 20 letters or digits, as LM Studio shows them"
         )
-    return match[1], match[2]
+    return parts

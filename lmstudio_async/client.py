@@ -20,10 +20,9 @@ from lmstudio_async.pool import Pool
 from lmstudio_async.timeouts import Timeouts, check_timeouts
 from lmstudio_async.transport import current_backend
 from lmstudio_async.transport.address import parse_address
+from lmstudio_async.wire.api_token import TOKEN_VARIABLES
 from lmstudio_async.wire.messages import Authentication
 from lmstudio_async.wire.prediction import FilePart
-
-_TOKEN_VARIABLES = ("LM_API_TOKEN", "LMSTUDIO_API_TOKEN")
 
 
 class Client:
@@ -180,7 +179,7 @@ class _Session:
 def _authentication(api_token: str | None) -> Authentication:
     if api_token is not None:
         return Authentication(*parse_api_token("api_token", api_token))
-    for variable in _TOKEN_VARIABLES:
+    for variable in TOKEN_VARIABLES:
         if token := os.environ.get(variable):
             return Authentication(*parse_api_token(f"the environment variable {variable}", token))
     return Authentication(f"guest:{secrets.token_urlsafe(18)}", secrets.token_urlsafe(18))

@@ -7,12 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from lmstudio_async.wire.api_token import split_token
 from lmstudio_async.wire.messages import Authentication
 
-# Where clients, and the command line, look for a token.
-TOKEN_VARIABLES = ("LM_API_TOKEN", "LMSTUDIO_API_TOKEN")
-
-_TOKEN = re.compile(r"sk-lm-([A-Za-z0-9]{8}):([A-Za-z0-9]{20})")
 _MAX_LENGTH = 256
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?")
 _ORIGIN = re.compile(rf"https?://{_HOST.pattern}")
@@ -24,10 +21,10 @@ class AuthenticationError(Exception):
 
 def parse_token(token: str) -> tuple[str, str]:
     """Client identifier and passkey of an API token. Raises ValueError, without the token."""
-    match = _TOKEN.fullmatch(token)
-    if match is None:
+    parts = split_token(token)
+    if parts is None:
         raise ValueError("an API token looks like sk-lm-<8 letters or digits>:<20 of them>")
-    return match[1], match[2]
+    return parts
 
 
 @dataclass

@@ -16,8 +16,8 @@ import anyio
 import msgspec
 import psutil
 
-from lmstudio_async.embedded.auth import TOKEN_VARIABLES
 from lmstudio_async.embedded.refusal import RequestError, specific_model_unloaded
+from lmstudio_async.wire.api_token import TOKEN_VARIABLES
 
 _WORKER = Path(__file__).with_name("worker.py")
 _HAS_UNIX_SOCKETS = sys.platform != "win32"

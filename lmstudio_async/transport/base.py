@@ -5,7 +5,7 @@ from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 
-# Larger frames are refused by both sides. A million tokens are 8 MB of JSON.
+# Larger frames are not taken. A million tokens are 8 MB of JSON.
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 
 # How long to wait for the server's half of the closing handshake, in seconds.

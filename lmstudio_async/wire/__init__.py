@@ -1,6 +1,7 @@
 """LM Studio's wire protocol as msgspec types. No I/O, no policy.
 
     messages        the envelope of every frame, and authentication
+    api_token       what stands for a client that is no guest
     server_error    errors as the server sends them
     model_info      descriptions of models on disk and of loaded instances; model specifiers
     kv_config       the server's flat configuration format
